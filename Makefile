@@ -1,0 +1,39 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each sets up by itself; the environment is remade only when pyproject.toml changes.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-slow check format mil-conformance clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/f2i demo --out demo-out
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+mil-conformance: $(READY)
+	$(BIN)/python -m runtime_py.mil.conformance
+
+clean:
+	rm -rf $(VENV) demo-out build dist

@@ -1,0 +1,1 @@
+"""Measure bundles: host, Android, Apple, ARM64 emulation; reports."""

@@ -1,0 +1,1 @@
+"""Rewrite the graph for phones, lower it to each target, write the bundle."""

@@ -1,0 +1,192 @@
+"""``f2i export``: a checkpoint becomes a bundle, complete or absent, resumable after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.jobs import RESULT, Job
+from export.lowering import check_target
+from export.schedule import Event, run_jobs, sweep
+from quantize import checkpoint
+from quantize.models.model import build_components
+from runtime_py import __version__
+from runtime_py.bundle import MANIFEST, Bundle, file_record, open_bundle, tree_records
+from runtime_py.errors import UsageError
+from runtime_py.files import atomic_directory, exclusive_lock
+from runtime_py.manifest import (
+    Artifact,
+    Call,
+    Component,
+    Delegation,
+    Gates,
+    Golden,
+    Manifest,
+    ModelRecord,
+    Parity,
+    RewriteRecord,
+    Stage,
+    TensorSpec,
+    TileSpec,
+)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export. ``tile`` 0 takes the checkpoint's own; ``overlap`` None is a sixteenth of the tile; ``parallel`` 0 runs one job per core, as far as memory allows."""
+
+    checkpoint: str
+    out: Path
+    targets: tuple[str, ...] = ("coreml", "executorch", "tflite", "onnx")
+    precisions: tuple[str, ...] = ("fp16",)
+    tile: int = 0
+    overlap: int | None = None
+    parallel: int = 0
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
+    """The reference job, the lowering jobs, and each component's float32 weight bytes. All that can be wrong with the request is found here.
+
+    Raises UsageError, CheckpointError or MissingPackageError; nothing is written.
+    """
+    if not options.targets or not options.precisions:
+        raise UsageError("nothing to export: name at least one target and one precision")
+    for target in options.targets:
+        own = dict(options.options) if target == "executorch" else {}
+        check_target(target, options.precisions, own)
+    model = checkpoint.load(options.checkpoint)
+    tile = options.tile or model.config.tile
+    graph = build_components(model, tile)
+    _overlap(tile, options.overlap)
+    digest = checkpoint.checkpoint_sha256(options.checkpoint)
+    source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
+    reference = Job("reference", source, digest, tile)
+    jobs = [
+        Job("lower", source, digest, tile, name, target, precision, options.options if target == "executorch" else ())
+        for name in sorted(graph.components, key=lambda n: n != "unet")  # the longest first
+        for target in options.targets
+        for precision in options.precisions
+    ]
+    weights = {name: 4 * sum(p.numel() for p in c.module.parameters()) for name, c in graph.components.items()}
+    weights[""] = 4 * model.parameters()
+    return reference, jobs, weights
+
+
+def _overlap(tile: int, overlap: int | None) -> int:
+    """The overlap asked for, or a sixteenth of the tile. Raises UsageError unless it is below half the tile."""
+    if overlap is None:
+        return tile // 16
+    if overlap < 0 or overlap * 2 >= tile:
+        raise UsageError(f"overlap {overlap} does not fit a tile of {tile}; use --overlap {tile // 16}")
+    return overlap
+
+
+def export_bundle(options: ExportOptions, on_event: Callable[[Event], None] = lambda _: None) -> Bundle:
+    """Export and return the bundle.
+
+    One export per folder at a time: a second is refused. An existing bundle is replaced in one step when the new one is complete; a folder that is not a
+    bundle is never touched. Raises UsageError for a bad request, ToolchainError when a converter fails.
+    """
+    out = options.out.absolute()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
+        raise UsageError(f"{out}: it exists and is not a bundle; choose another folder")
+    reference_job, jobs, weights = plan_jobs(options)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"{out.parent}: cannot be written: {e.strerror}") from e
+    busy = f"{out}: another export is writing this bundle; wait until it ends or choose another --out"
+    lock = out.with_name(f".{out.name}.f2i-lock")
+    try:
+        with exclusive_lock(lock, busy=busy):
+            sweep()
+            parallel = options.parallel or os.cpu_count() or 1
+            run = {"weight_bytes": lambda job: weights[job.component], "parallel": parallel, "on_event": on_event}
+            reference = run_jobs([reference_job], reference=None, **run)[reference_job]
+            results = run_jobs(jobs, reference=reference, **run)
+            with atomic_directory(out, replace=True) as staging:
+                manifest = _assemble(options, reference_job, reference, results, staging)
+                (staging / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+            lock.unlink(missing_ok=True)
+    except OSError as e:
+        raise UsageError(f"{out}: cannot be written: {e.strerror or e}") from e
+    return open_bundle(out)
+
+
+def _assemble(options: ExportOptions, reference_job: Job, reference: Path, results: dict[Job, Path], root: Path) -> Manifest:
+    described = json.loads((reference / RESULT).read_text())
+    for folder in ("reference", "golden", "constants"):
+        if (reference / folder).is_dir():
+            shutil.copytree(reference / folder, root / folder)
+    tensors: dict[str, TensorSpec] = {}
+    components = {}
+    for name, c in described["components"].items():
+        inputs = {k: _tensor(k, shape) for k, shape in c["inputs"].items()}
+        components[name] = Component(
+            inputs=inputs,
+            output=c["output"],
+            output_spec=_tensor(c["output"], c["output_shape"]),
+            parameters=c["parameters"],
+            reference=file_record(root, root / "reference" / f"{name}.pt2"),
+        )
+        tensors |= inputs
+    artifacts = []
+    for job, folder in results.items():
+        result = json.loads((folder / RESULT).read_text())
+        place = root / job.target / job.precision
+        place.mkdir(parents=True, exist_ok=True)
+        for entry in sorted(folder.iterdir()):
+            if entry.name != RESULT:
+                shutil.copytree(entry, place / entry.name) if entry.is_dir() else shutil.copy2(entry, place / entry.name)
+        artifacts.append(_artifact(job, result, root, place))
+    order = {t: k for k, t in enumerate(options.targets)}
+    artifacts.sort(key=lambda a: (order[a.target], options.precisions.index(a.precision), list(components).index(a.component)))
+    golden = tuple(
+        Golden(name=case["name"], source=f"scikit-image {case['source']}", tensors={n: file_record(root, root / "golden" / case["name"] / f"{n}.npy") for n in case["tensors"]})
+        for case in described["cases"]
+    )
+    config: dict[str, Any] = described["config"]
+    return Manifest(
+        name=f"{config['name']}-{reference_job.tile}",
+        created_by=f"f2i-mobile {__version__}",
+        model=ModelRecord(name=config["name"], checkpoint_sha256=reference_job.checkpoint_sha256, config=config),
+        tile=TileSpec(size=reference_job.tile, scale=config["scale"], overlap=_overlap(reference_job.tile, options.overlap), multiple=described["multiple"]),
+        components=components,
+        dataflow=tuple(Call(**c) for c in described["calls"]),
+        constants={n: file_record(root, root / "constants" / f"{n}.npy") for n in described["constants"]},
+        noise=config["noise"],
+        artifacts=tuple(artifacts),
+        golden=golden,
+        gates=Gates() if checkpoint.is_trained(options.checkpoint) else Gates(tiling_psnr_db=None),
+    )
+
+
+def _artifact(job: Job, result: dict[str, Any], root: Path, place: Path) -> Artifact:
+    path = place / result["path"]
+    extra = [p for p in sorted(place.glob(f"{result['path']}.*")) if p.is_file()]
+    files = tree_records(root, path) + tuple(file_record(root, p) for p in extra)
+    return Artifact(
+        component=job.component,
+        target=job.target,  # type: ignore[arg-type]
+        precision=job.precision,  # type: ignore[arg-type]
+        path=path.relative_to(root).as_posix(),
+        files=files,
+        options=dict(job.options),
+        rewrites=tuple(RewriteRecord(**r) for r in result["rewrites"]),
+        delegation=Delegation(**result["delegation"]),
+        parity=Parity(**result["parity"]) if result["parity"] else None,
+        stages=tuple(Stage(**s) for s in result["stages"]),
+        tool_versions=result["tool_versions"],
+    )
+
+
+def _tensor(name: str, shape: list[int]) -> TensorSpec:
+    layout = {4: "NCHW", 3: "NTC", 2: "NC"}[len(shape)]
+    bounded = (0.0, 1.0) if name in {"lr", "sr"} else None
+    return TensorSpec(shape=tuple(shape), layout=layout, range=bounded)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""What a lowering gives back, and the table of targets: one line each. Only the requested target's module is imported."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime_py.errors import MissingPackageError, UsageError
+from runtime_py.manifest import Delegation
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LoweringRequest:
+    """One component to lower: the rewritten module in float32, example inputs, and where to write."""
+
+    component: str
+    module: nn.Module
+    inputs: dict[str, tuple[int, ...]]
+    output: str
+    example: Sequence[Tensor]
+    precision: str
+    options: dict[str, str]
+    path: Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a target is lowered. ``ram_factor`` × float32 weight bytes + ``ram_base_gib`` bounds a child's peak memory (measured)."""
+
+    module: str
+    package: str
+    extra: str
+    suffix: str
+    precisions: tuple[str, ...]
+    options: dict[str, tuple[str, ...]]
+    distributions: tuple[str, ...]
+    ram_factor: float
+    ram_base_gib: float = 1.2
+
+
+TARGETS: dict[str, Target] = {
+    "coreml": Target("export.to_coreml", "coremltools", "coreml", ".mlpackage", ("fp32", "fp16"), {}, ("coremltools", "torch"), 2.5),
+    "executorch": Target(
+        "export.to_executorch",
+        "executorch",
+        "executorch",
+        ".pte",
+        ("fp32", "fp16"),
+        {"delegate": ("xnnpack", "coreml", "vulkan")},
+        ("executorch", "torch"),
+        3.5,
+    ),
+    "tflite": Target(
+        "export.to_tflite", "litert_torch", "tflite", ".tflite", ("fp32", "fp16"), {}, ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"), 4.0
+    ),
+    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", ("fp32", "fp16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
+}
+
+
+def check_target(target: str, precisions: Sequence[str], options: dict[str, str]) -> Target:
+    """The target's line, after checking that it is known, installed, and takes these precisions and options. Raises UsageError."""
+    line = TARGETS.get(target)
+    if line is None:
+        raise UsageError(f"target {target!r} is unknown; choose from {', '.join(TARGETS)}")
+    for precision in precisions:
+        if precision not in line.precisions:
+            raise UsageError(f"precision {precision!r} is not available for {target}; it takes {', '.join(line.precisions)}. Nothing was exported")
+    for key, value in options.items():
+        if value not in line.options.get(key, ()):
+            known = "; ".join(f"{k}={'|'.join(v)}" for k, v in line.options.items()) or "none"
+            raise UsageError(f"option {key}={value} is unknown for {target}; it takes: {known}")
+    if importlib.util.find_spec(line.package) is None:
+        raise MissingPackageError(line.package, f"export to {target}", line.extra)
+    return line
+
+
+def lower(target: str, request: LoweringRequest) -> Delegation:
+    """Lower one component with the target's own module and return the figures of the lowered graph."""
+    function: Callable[[LoweringRequest], Delegation] = importlib.import_module(TARGETS[target].module).lower
+    return function(request)
+
+
+JsonDict = dict[str, Any]

@@ -1,0 +1,205 @@
+"""Runs jobs in child processes: memory is checked before each starts, output goes to a log, finished results go to the cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+
+from export.jobs import RESULT, Job, cache_root
+from export.lowering import TARGETS
+from runtime_py.errors import ToolchainError, UsageError
+from runtime_py.files import atomic_directory, exclusive_lock
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of an export, for the command to show. ``state``: cached, running, done."""
+
+    job: Job
+    state: str
+    stage: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class _Child:
+    job: Job
+    process: subprocess.Popen[bytes]
+    needs: int
+    began: float
+    out: Path
+    log: Path
+    error: dict[str, str] | None = None
+    stage: str = "start"
+    reader: threading.Thread | None = field(default=None, repr=False)
+
+
+def cached(job: Job) -> Path | None:
+    """Folder of a finished result, or None."""
+    folder = cache_root() / "jobs" / job.key()
+    return folder if (folder / RESULT).is_file() else None
+
+
+def needed_bytes(job: Job, weight_bytes: int) -> int:
+    """Estimated peak memory of a job's child, from measurements per target."""
+    if job.kind == "reference":
+        return int(1.2 * GIB + 3.0 * weight_bytes)
+    target = TARGETS[job.target]
+    return int(target.ram_base_gib * GIB + target.ram_factor * weight_bytes)
+
+
+def run_jobs(
+    jobs: list[Job], *, weight_bytes: Callable[[Job], int], reference: Path | None, parallel: int, on_event: Callable[[Event], None]
+) -> dict[Job, Path]:
+    """Run every job that is not in the cache, ``parallel`` at a time where memory allows. Returns each job's result folder.
+
+    Raises UsageError when a job cannot fit in memory, ToolchainError (or the child's own error) when one fails; other children are ended first.
+    """
+    results: dict[Job, Path] = {}
+    queue = []
+    for job in jobs:
+        folder = cached(job)
+        if folder:
+            results[job] = folder
+            on_event(Event(job, "cached"))
+        else:
+            queue.append(job)
+    running: list[_Child] = []
+    try:
+        while queue or running:
+            free = psutil.virtual_memory().available
+            while queue and len(running) < parallel:
+                needs = needed_bytes(queue[0], weight_bytes(queue[0]))
+                if running and needs > free - sum(c.needs for c in running) // 2:
+                    break
+                if needs > free and not os.environ.get("F2I_IGNORE_MEMORY"):
+                    raise UsageError(
+                        f"{queue[0].label}: needs about {needs / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; close other programs, "
+                        "use a machine with more, or set F2I_IGNORE_MEMORY=1 to try all the same"
+                    )
+                job = queue.pop(0)
+                free -= needs
+                running.append(_start(job, needs, reference, on_event))
+            time.sleep(0.05)
+            for child in [c for c in running if c.process.poll() is not None]:
+                running.remove(child)
+                results[child.job] = _finish(child, on_event)
+    finally:
+        for child in running:
+            _end(child)
+    return results
+
+
+def _start(job: Job, needs: int, reference: Path | None, on_event: Callable[[Event], None]) -> _Child:
+    root = cache_root()
+    try:
+        (root / "logs").mkdir(parents=True, exist_ok=True)
+        out = Path(tempfile.mkdtemp(prefix=f"working-{os.getpid()}-", dir=root))
+    except OSError as e:
+        raise UsageError(f"{root}: the cache cannot be written: {e.strerror}; set F2I_CACHE to a folder that can") from e
+    log = root / "logs" / f"{job.key()}.log"
+    request = out.with_name(out.name + ".json")
+    request.write_text(json.dumps(_as_request(job, reference)))
+    read_end, write_end = os.pipe()
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "export.worker", str(request), str(out), str(write_end)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            pass_fds=(write_end,),
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C reaches the parent, which ends its children in order
+        )
+    os.close(write_end)
+    child = _Child(job, process, needs, time.monotonic(), out, log)
+    on_event(Event(job, "running", "start"))
+
+    def listen() -> None:
+        with os.fdopen(read_end, "r") as events:
+            for line in events:
+                event = json.loads(line)
+                if "error" in event:
+                    child.error = event["error"]
+                else:
+                    child.stage = event["stage"]
+                    on_event(Event(job, "running", child.stage, time.monotonic() - child.began))
+
+    child.reader = threading.Thread(target=listen, daemon=True)
+    child.reader.start()
+    return child
+
+
+def _environment() -> dict[str, str]:
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
+
+
+def _as_request(job: Job, reference: Path | None) -> dict[str, object]:
+    return asdict(job) | {"reference": str(reference) if reference else ""}
+
+
+def _finish(child: _Child, on_event: Callable[[Event], None]) -> Path:
+    if child.reader:
+        child.reader.join(timeout=5)
+    request = child.out.with_name(child.out.name + ".json")
+    request.unlink(missing_ok=True)
+    code = child.process.returncode
+    job = child.job
+    if code != 0:
+        _remove(child.out)
+        component, target = job.component or "all components", job.target or "torch"
+        error = child.error
+        if error and "reason" in error:
+            raise ToolchainError(component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log)
+        if error:
+            raise UsageError(error["message"])
+        reason = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"
+        if code == -signal.SIGKILL:
+            reason += " (most likely by the system, for want of memory)"
+        raise ToolchainError(component=component, target=target, stage=child.stage, reason=reason, log=child.log)
+    folder = cache_root() / "jobs" / job.key()
+    with exclusive_lock(cache_root() / "jobs.lock", busy="", wait=True):
+        if not (folder / RESULT).is_file():
+            with atomic_directory(folder, replace=True) as staging:
+                staging.rmdir()
+                child.out.rename(staging)
+        else:
+            _remove(child.out)
+    on_event(Event(job, "done", seconds=time.monotonic() - child.began))
+    return folder
+
+
+def _end(child: _Child) -> None:
+    if child.process.poll() is None:
+        child.process.kill()
+        child.process.wait()
+    child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
+    _remove(child.out)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what exports that were killed left in the cache: working folders of processes that are gone."""
+    for path in cache_root().glob("working-*-*"):
+        owner = path.name.split("-")[1]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _remove(path) if path.is_dir() else path.unlink(missing_ok=True)

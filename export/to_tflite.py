@@ -1,0 +1,69 @@
+"""LiteRT: ``.tflite`` in fp32, or with fp16 weights that the delegate computes with in fp16 where the processor can and in fp32 elsewhere."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import litert_torch
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import qtyping, quantizer
+from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+from export.lowering import LoweringRequest
+from runtime_py.manifest import Delegation, Fallback
+
+
+def lower(request: LoweringRequest) -> Delegation:
+    """Write ``request.path`` (.tflite) and return how much of the graph the XNNPACK delegate takes on this machine."""
+    model = litert_torch.convert(request.module.eval(), tuple(request.example))
+    if request.precision == "fp16":
+        with tempfile.TemporaryDirectory(dir=request.path.parent) as folder:
+            plain = Path(folder) / "fp32.tflite"
+            model.export(str(plain))
+            del model
+            _halve_weights(plain, request.path)
+    else:
+        model.export(str(request.path))
+    return _delegation(request.path)
+
+
+def _halve_weights(source: Path, destination: Path) -> None:
+    """Every weight becomes fp16 behind a dequantize op, which delegates fuse."""
+    halved = quantizer.Quantizer(str(source))
+    weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+    halved.update_quantization_recipe(
+        regex=".*",
+        operation_name=qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=qtyping.OpQuantizationConfig(weight_tensor_config=weights, compute_precision=qtyping.ComputePrecision.FLOAT),
+        algorithm_key=AlgorithmName.FLOAT_CASTING,
+    )
+    halved.quantize().export_model(str(destination), overwrite=True)
+
+
+def _delegation(path: Path) -> Delegation:
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    ops: list[dict[str, Any]] = interpreter._get_ops_details()
+    partitions = [op for op in ops if op["op_name"] == "DELEGATE"]
+    plain = [op for op in ops if op["op_name"] != "DELEGATE"]
+    inside = {index for partition in partitions for index in _covered(partition, plain)}
+    reason = "LiteRT's XNNPACK delegate does not take this op with these shapes and types"
+    fallbacks = tuple(Fallback(op=op["op_name"], reason=reason) for op in plain if op["index"] not in inside)
+    return Delegation(ops=len(plain), delegated_share=len(inside) / len(plain), partitions=len(partitions), fallbacks=fallbacks)
+
+
+def _covered(partition: dict[str, Any], ops: list[dict[str, Any]]) -> set[int]:
+    """Indices of the ops a DELEGATE stands for: all that lie between its inputs and its outputs. The interpreter keeps listing them."""
+    producer = {int(tensor): op for op in ops for tensor in op["outputs"]}
+    stop = {int(tensor) for tensor in partition["inputs"]}
+    queue, found = [int(tensor) for tensor in partition["outputs"]], set()
+    while queue:
+        tensor = queue.pop()
+        op = producer.get(tensor)
+        if tensor in stop or op is None or op["index"] in found:
+            continue
+        found.add(op["index"])
+        queue += [int(t) for t in op["inputs"] if t >= 0]
+    return found

@@ -1,0 +1,1 @@
+"""The model family, checkpoints, distillation, quantization recipes and calibration."""

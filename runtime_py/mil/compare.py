@@ -1,0 +1,168 @@
+"""Pairs the values of a package with the nodes of the torch program it was converted from, and measures one against the other.
+
+coremltools names a value after the torch.export node it comes from and adds suffixes where it casts or quantizes. Names it invents for
+the parts of a composite operation (``add_3`` inside a group norm) can equal the name of an unrelated node, so a pair must also agree in
+shape and the pairs must follow each other in both programs: of all candidates the longest increasing run is kept.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from runtime_py.errors import MilError
+from runtime_py.mil.program import Function, Operation
+
+_SUFFIX = re.compile(
+    r"(_cast_fp16|_cast_fp32|_cast_u?int\d+|_to_fp16|_to_fp32|_quantized|_dequantized|_palettized|_sparsified|_promoted)+$"
+)
+_NUMBERED = re.compile(r"_\d+$")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One value of the package beside the reference's. ``module`` is the torch module that computes it, ``node`` its node.
+
+    ``rel_l2`` is ‖package - reference‖ / ‖reference‖ (infinite when the package's is not finite), ``magnitude`` and
+    ``reference_magnitude`` the largest absolute values, ``overflowed`` the elements that left the range though the reference's did not,
+    ``underflowed`` those that became zero though the reference's are not.
+    """
+
+    value: str
+    operation: str
+    name: str
+    where: str
+    node: str
+    module: str
+    rel_l2: float
+    magnitude: float
+    reference_magnitude: float
+    overflowed: int
+    underflowed: int
+
+
+def base_name(name: str) -> str:
+    """A value's name without the suffixes of casts and quantization."""
+    return _SUFFIX.sub("", name)
+
+
+def pair_values(function: Function, program: Any) -> dict[str, Any]:
+    """Values of ``function`` (name → torch.fx node of ``program``) that come from the same torch operation, in program order."""
+    nodes = {node.name: (position, node) for position, node in enumerate(program.graph.nodes) if node.op == "call_function"}
+    candidates: list[tuple[int, str, Any]] = []
+    for operation in function.body.operations:
+        if operation.type == "const" or operation.type.startswith("constexpr_"):
+            continue
+        for output in operation.outputs:
+            base = base_name(output.name)
+            for name in (base, _NUMBERED.sub("", base)):  # a name already taken got a further number
+                position, node = nodes.get(name, (-1, None))
+                value = None if node is None else node.meta.get("val")
+                if isinstance(value, torch.Tensor) and output.type.dtype.is_float and output.type.shape == tuple(value.shape):
+                    candidates.append((position, output.name, node))
+                    break
+    return {candidates[index][1]: candidates[index][2] for index in _increasing([position for position, _, _ in candidates])}
+
+
+def _increasing(values: list[int]) -> list[int]:
+    """Indices of a longest non-decreasing run of ``values`` (patience sorting)."""
+    tails: list[int] = []
+    heads: list[int] = []
+    before: list[int] = []
+    for index, value in enumerate(values):
+        place = bisect.bisect_right(heads, value)
+        before.append(tails[place - 1] if place else -1)
+        if place == len(heads):
+            heads.append(value)
+            tails.append(index)
+        else:
+            heads[place], tails[place] = value, index
+    run = []
+    index = tails[-1] if tails else -1
+    while index >= 0:
+        run.append(index)
+        index = before[index]
+    return run[::-1]
+
+
+class _Recorder(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
+    """Runs a graph and keeps the results of the nodes asked for."""
+
+    def __init__(self, module: Any, wanted: set[str]) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.wanted = wanted
+        self.values: dict[str, torch.Tensor] = {}
+
+    def run_node(self, n: Any) -> Any:
+        result = super().run_node(n)
+        if n.name in self.wanted and isinstance(result, torch.Tensor):
+            self.values[n.name] = result.detach().float()
+        return result
+
+
+def reference_values(program: Any, inputs: Mapping[str, np.ndarray[Any, Any]], wanted: set[str]) -> tuple[dict[str, Any], list[Any]]:
+    """Results of the nodes ``wanted`` and the outputs of ``program`` on ``inputs`` (its user inputs, by name, else in order)."""
+    names = [item.arg.name for item in program.graph_signature.input_specs if item.kind.name == "USER_INPUT"]
+    if set(names) == set(inputs):
+        arrays = [inputs[name] for name in names]
+    elif len(names) == len(inputs):
+        arrays = list(inputs.values())
+    else:
+        raise MilError(f"the reference takes {names}, got {sorted(inputs)}")
+    lifted = {**program.state_dict, **program.constants}
+    tensors = iter(torch.from_numpy(np.array(array)) for array in arrays)
+    arguments = [next(tensors) if item.kind.name == "USER_INPUT" else lifted[item.target] for item in program.graph_signature.input_specs]
+    recorder = _Recorder(program.graph_module, wanted)
+    with torch.no_grad():
+        outputs = recorder.run(*arguments)
+    return recorder.values, list(outputs)
+
+
+def relative_l2(actual: torch.Tensor, reference: torch.Tensor) -> float:
+    """‖actual - reference‖ / ‖reference‖; 0 when both are zero, infinite when ``actual`` is not finite."""
+    error = float(torch.linalg.vector_norm(actual.double() - reference.double()))
+    norm = float(torch.linalg.vector_norm(reference.double()))
+    if not math.isfinite(error):
+        return math.inf
+    return error / norm if norm else (0.0 if error == 0 else math.inf)
+
+
+def sqnr_db(rel_l2: float) -> float:
+    """Signal to quantization noise in dB, of a relative L2 error."""
+    return math.inf if rel_l2 == 0 else -20 * math.log10(rel_l2) if math.isfinite(rel_l2) else -math.inf
+
+
+def compare_value(operation: Operation, value: str, node: Any, actual: torch.Tensor, reference: torch.Tensor) -> Comparison:
+    """Measures one value against the reference."""
+    lost = torch.isfinite(reference) & ~torch.isfinite(actual)
+    vanished = (actual == 0) & (reference != 0)
+    return Comparison(
+        value=value,
+        operation=operation.type,
+        name=operation.name,
+        where=operation.where,
+        node=node.name,
+        module=module_of(node),
+        rel_l2=relative_l2(actual, reference),
+        magnitude=float(actual.abs().max()) if actual.numel() else 0.0,
+        reference_magnitude=float(reference.abs().max()) if reference.numel() else 0.0,
+        overflowed=int(lost.sum()),
+        underflowed=int(vanished.sum()),
+    )
+
+
+def module_of(node: Any) -> str:
+    """The innermost torch module that computes ``node``: ``path (Class)``."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return ""
+    path, kind = stack[-1]
+    name = kind if isinstance(kind, str) else kind.__name__
+    return f"{path} ({name.rsplit('.', 1)[-1]})" if path else f"({name.rsplit('.', 1)[-1]})"

@@ -1,0 +1,202 @@
+"""pytest plugin of :mod:`runtime_py.mil.conformance`: coremltools' operation tests, judged with the evaluator in Core ML's place.
+
+Loaded with ``-p runtime_py.mil.conformance_plugin`` in a process of its own, because it changes coremltools' idea of the system: the tests
+compare numbers only where they think they run on macOS. It also tightens every comparison that is looser than ``--mil-tolerance``: for fp16
+coremltools itself allows 0.5 absolute, which a wrong formula passes.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from runtime_py.mil import optable
+from runtime_py.mil.predict import Proxy, install
+
+_MACOS = (15, 3)
+TIGHTEST = 1e-3
+"""No comparison is tighter: some float32 rows compare with an expectation computed in fp16."""
+_RANDOM_OPERATIONS = frozenset({"random_bernoulli", "random_categorical", "random_normal", "random_uniform"})
+
+
+class RecordingProxy(Proxy):
+    """Notes which operations the running test's models hold, and whether one was compared."""
+
+    operations: ClassVar[set[str]] = set()
+    predicted: ClassVar[int] = 0
+    old_format: ClassVar[bool] = False
+
+    def __init__(self, path: str, *arguments: Any) -> None:
+        from runtime_py.mil.package import Package
+        from runtime_py.mil.program import decode, function_names
+
+        if not Path(path).is_dir():
+            RecordingProxy.old_format = True
+            raise RuntimeError("not an ML Program")
+        with Package(Path(path)) as package:
+            for name in function_names(package):
+                RecordingProxy.operations |= {operation.type for operation in decode(package, name).body.walk()}
+        super().__init__(path, *arguments)
+
+    def predict(self, data: Any, state: Any = None) -> dict[str, Any]:
+        """As the base class, counted."""
+        result = super().predict(data, state)
+        RecordingProxy.predicted += 1
+        return result
+
+
+class _Testing:
+    """``numpy.testing`` with tolerances no looser than ``limit``."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np.testing, name)
+
+    def assert_allclose(self, actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0.0, **options: Any) -> None:
+        rtol, atol = (min(max(tolerance, TIGHTEST), self._limit) for tolerance in (rtol, atol))
+        np.testing.assert_allclose(actual, desired, rtol=rtol, atol=atol, **options)
+
+
+class _Numpy:
+    """``numpy`` as coremltools' test helpers see it."""
+
+    def __init__(self, limit: float) -> None:
+        self.testing = _Testing(limit)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mil", "conformance of the ML Program evaluator")
+    group.addoption("--mil-sample", type=int, default=0, help="tests taken per test function (0: all)")
+    group.addoption("--mil-seed", type=int, default=0, help="seed of the sample")
+    group.addoption("--mil-tolerance", type=float, default=1e-2, help="loosest absolute and relative tolerance")
+    group.addoption("--mil-results", default="", help="file to write one JSON line per test to")
+    group.addoption("--mil-mutate", default="", help="operation whose results are made wrong by 1 %%")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    install(replace_native=True, proxy=RecordingProxy)
+    tolerance = _Numpy(config.getoption("--mil-tolerance"))
+    for name in ("converters.mil.testing_utils", "converters.mil.frontend.torch.test.testing_utils"):
+        module: Any = importlib.import_module(f"coremltools.{name}")
+        module._IS_MACOS = True
+        module.np = tolerance
+    for name in ("models.utils", "models.model"):
+        system: Any = importlib.import_module(f"coremltools.{name}")
+        system._is_macos, system._macos_version = (lambda: True), (lambda: _MACOS)
+    operation = config.getoption("--mil-mutate")
+    if operation:
+        mutate(operation, 1.01)
+
+
+def mutate(operation: str, factor: float) -> None:
+    """Makes every floating-point result of ``operation`` wrong by ``factor``."""
+    entry = optable.OPERATIONS[operation]
+    versions = entry if isinstance(entry, dict) else {15: entry}
+    optable.OPERATIONS[operation] = {since: _wrong(function, factor) for since, function in versions.items()}
+
+
+def _wrong(function: optable.Implementation, factor: float) -> optable.Implementation:
+    import functools
+
+    import torch
+
+    @functools.wraps(function)
+    def apply(*arguments: Any, **options: Any) -> Any:
+        def scale(value: Any) -> Any:
+            return value * factor if isinstance(value, torch.Tensor) and value.dtype.is_floating_point else value
+
+        result = function(*arguments, **options)
+        return tuple(scale(value) for value in result) if isinstance(result, tuple) else scale(result)
+
+    return apply
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = [item for item in items if not _neural_network(item)]
+    size = config.getoption("--mil-sample")
+    if size:
+        groups: dict[str, list[pytest.Item]] = collections.defaultdict(list)
+        for item in chosen:
+            groups[item.nodeid.split("[")[0]].append(item)
+        generator = random.Random(config.getoption("--mil-seed"))
+        kept = {id(item) for group in groups.values() for item in (group if len(group) <= size else generator.sample(group, size))}
+        chosen = [item for item in chosen if id(item) in kept]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
+def _neural_network(item: pytest.Item) -> bool:
+    """Whether the test is about the old format, which holds no ML Program."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    backend = parameters.get("backend")
+    return backend is not None and "neuralnetwork" in (
+        getattr(backend, "backend", ""),
+        *(backend if isinstance(backend, (tuple, list)) else ()),
+    )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    RecordingProxy.operations = set()
+    RecordingProxy.predicted = 0
+    RecordingProxy.old_format = False
+    item.stash[_STARTED] = time.perf_counter()
+    yield
+
+
+_STARTED = pytest.StashKey[float]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    path = item.config.getoption("--mil-results")
+    if not path or (report.when != "call" and report.outcome == "passed"):
+        return
+    kinds = sorted(name for name in RecordingProxy.operations if name != "const")
+    line = {
+        "test": item.nodeid.rsplit("coremltools/", 1)[-1],
+        "outcome": "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome,
+        "when": report.when,
+        "predicted": RecordingProxy.predicted,
+        "old_format": RecordingProxy.old_format,
+        "operations": kinds,
+        "unclaimed": [name for name in kinds if not claimed(name)],
+        "random": bool(_RANDOM_OPERATIONS & set(kinds)) or "test_random" in item.nodeid,
+        "seconds": round(time.perf_counter() - item.stash[_STARTED], 2),
+        "reason": _reason(report),
+    }
+    with Path(path).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def claimed(operation: str) -> bool:
+    """Whether the evaluator says it knows ``operation``."""
+    return operation in optable.OPERATIONS or operation in optable.CONTROL or operation.startswith("constexpr_")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if report.outcome == "passed":
+        return ""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])[:300]
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return " ".join(str(crash.message if crash else report.longrepr).split())[:600]

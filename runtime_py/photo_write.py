@@ -1,0 +1,293 @@
+"""Write a photo from top to bottom, in flat memory, whole or not at all.
+
+Rows are spooled, in the output's own bit depth, to a temporary file beside the output, whose full size is claimed at the start: a disk that
+is too full shows before the work and not after it. libvips encodes the spool to a second temporary file, which is renamed at the very end.
+WebP and AVIF encoders hold the whole picture; the others a few rows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime_py.errors import PhotoError, UsageError
+from runtime_py.photo_files import MAX_SIDE
+from runtime_py.photo_read import PhotoReader, one_line, vips
+from runtime_py.photo_spool import FULL, Spool, make_beside
+from runtime_py.resample import resize_axis, resize_taps
+
+Pixels = NDArray[np.float32]
+
+_FORMATS = {
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".webp": "webp",
+    ".avif": "avif",
+}
+# Bits per sample each can hold, and its longest side.
+_DEPTHS = {"jpeg": (8,), "png": (8, 16), "tiff": (8, 16), "webp": (8,), "avif": (8, 10, 12)}
+_SIDES = {"jpeg": MAX_SIDE, "png": 1_000_000, "tiff": 1_000_000, "webp": 16_383, "avif": 16_384}
+_CHUNK, _BAND = 16, 64
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+class PhotoWriter:
+    """An output photo; a context manager. On a clean exit the file is there, complete; after any error there is nothing."""
+
+    def __init__(
+        self,
+        path: Path,
+        width: int,
+        height: int,
+        *,
+        like: PhotoReader | None = None,
+        quality: int = 95,
+        bit_depth: int | None = None,
+    ) -> None:
+        """Check everything that can be known beforehand; touches no file.
+
+        Args:
+            path: output; its suffix chooses JPEG, PNG, TIFF, WebP or AVIF.
+            width, height: of the output, px.
+            like: the photo it comes from: its EXIF (upright), ICC profile, XMP, greyness, alpha (enlarged here, bicubic) and bit depth
+                are kept.
+            quality: 1 to 100, for JPEG, WebP and AVIF. From 90 up, JPEG keeps full colour resolution.
+            bit_depth: 8, or 16 for PNG and TIFF, or 10 and 12 for AVIF; None takes that of ``like`` as far as the format holds it.
+
+        Raises:
+            PhotoError: an unknown or unsupported format, a size it cannot hold, a folder that does not exist, the photo itself as output.
+            UsageError: a quality or bit depth that does not exist.
+        """
+        self.path = Path(path)
+        self.width, self.height = width, height
+        self.warnings: list[str] = []
+        self._like, self._quality = like, quality
+        self.format = self._chosen_format()
+        self.bit_depth = self._chosen_depth(bit_depth)
+        if not 1 <= quality <= 100:
+            raise UsageError(f"quality {quality} does not exist; expected 1 to 100")
+        longest = _SIDES[self.format]
+        if width < 1 or height < 1 or max(width, height) > longest:
+            raise PhotoError(
+                f"{self.format.upper()} cannot hold {width} x {height} px; expected 1 to {longest} px a side: write .png or .tif instead"
+            )
+        if not self.path.parent.is_dir():
+            raise PhotoError(f"the folder {self.path.parent} does not exist; create it first")
+        if self.path.is_dir():
+            raise PhotoError(f"{self.path} is a folder; expected a file name such as {self.path / 'photo.jpg'}")
+        if like is not None and self.path.exists() and os.path.samefile(self.path, like.path):
+            raise PhotoError(f"{self.path} is the photo being read; write to another name")
+        self._grey = like is not None and like.is_grey
+        self._alpha = _AlphaRows(like, width, height) if like is not None and like.has_alpha else None
+        self._keeps_alpha = self._alpha is not None and self.format != "jpeg"
+        if self._alpha is not None and not self._keeps_alpha:
+            self.warnings.append("JPEG holds no alpha: transparent parts become white; write .png to keep them")
+        if self.format == "tiff" and like is not None and like.exif:
+            self.warnings.append("TIFF is written without EXIF; write .jpg, .png, .webp or .avif to keep it")
+        # Rows that are spooled; the band below them and how many of its columns are filled.
+        self._next = self._filled = 0
+        self._band: NDArray[np.integer[Any]] = np.empty(0, dtype=np.uint8)
+        self._buffer = self._band
+        self._spool: Spool | None = None
+        self._encoded: Path | None = None
+
+    def _chosen_format(self) -> str:
+        suffix = self.path.suffix.lower()
+        if suffix in (".heic", ".heif"):
+            raise PhotoError(
+                f"cannot write {self.path}: HEIC needs an HEVC encoder, which libvips is installed without; write .avif or .jpg"
+            )
+        if suffix not in _FORMATS:
+            raise PhotoError(
+                f"cannot write {self.path}: unknown format {suffix or 'without suffix'}; expected one of {', '.join(_FORMATS)}"
+            )
+        return _FORMATS[suffix]
+
+    def _chosen_depth(self, asked: int | None) -> int:
+        possible = _DEPTHS[self.format]
+        if asked is not None:
+            if asked not in possible:
+                raise UsageError(f"{self.format.upper()} cannot hold {asked} bits; expected {' or '.join(map(str, possible))}")
+            return asked
+        stored = self._like.bit_depth if self._like is not None else 8
+        depth = min((d for d in possible if d >= stored), default=possible[-1])
+        if depth < stored:
+            self.warnings.append(f"{self.format.upper()} holds {depth} bits of the photo's {stored}; write .png or .tif to keep them")
+        return depth
+
+    @property
+    def _bands(self) -> int:
+        return (1 if self._grey else 3) + self._keeps_alpha
+
+    def __enter__(self) -> PhotoWriter:
+        try:
+            self._spool = Spool(self.path, self.width, self.height, self._bands, 8 if self.bit_depth == 8 else 16)
+        except OSError as error:
+            self._clean()
+            raise self._failed(error) from error
+        return self
+
+    def _failed(self, error: OSError) -> PhotoError:
+        if error.errno in FULL:
+            size = self.width * self.height * self._bands * (1 if self.bit_depth == 8 else 2)
+            return PhotoError(
+                f"no room to write {self.path}: its folder needs up to {2 * size / 1e6:.0f} MB free; free some or write elsewhere"
+            )
+        return PhotoError(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}; check the folder's permissions")
+
+    def write(self, rows: Pixels) -> None:
+        """Add rows from top to bottom: float32 (n, width, 3), clipped to [0, 1] and rounded to the output's bit depth.
+
+        Raises:
+            PhotoError: NaN or infinity in the rows, or a full disk.
+            UsageError: another shape, more rows than the photo has, or no ``with`` around it.
+        """
+        if rows.ndim != 3 or rows.shape[1:] != (self.width, 3):
+            raise UsageError(f"rows of shape {rows.shape} do not fit a photo {self.width} px wide; expected (n, {self.width}, 3)")
+        for y in range(0, len(rows), _BAND):
+            self.write_block(self._next, 0, rows[y : y + _BAND])
+
+    def write_block(self, y: int, x: int, block: Pixels) -> None:
+        """Add a piece at (y, x), as ``upscale_blocks`` gives them: float32 (n, m, 3), left to right until the n rows are full, then below.
+
+        A block waits for the rest of its rows in the output's own bit depth, a third to a quarter of its size. Errors as ``write``.
+        """
+        if self._spool is None:
+            raise UsageError("this photo is not open for writing; use it in a with statement")
+        n, m = block.shape[:2]
+        fresh = self._filled == 0
+        fits = block.ndim == 3 and block.shape[2] == 3 and n > 0 and m > 0 and y + n <= self.height and x + m <= self.width
+        if not fits or (y, x) != (self._next, self._filled) or not (fresh or len(self._band) == n):
+            raise UsageError(
+                f"a piece of shape {block.shape} at row {y}, column {x} does not fit a photo of {self.width} x {self.height} px "
+                f"that is written as far as row {self._next}, column {self._filled}"
+            )
+        if fresh:
+            self._start_band(n)
+        alpha = self._alpha.rows(y, y + n)[:, x : x + m, None] if self._alpha is not None else None
+        # Few rows at a time stay in the processor's cache.
+        for i in range(0, n, _CHUNK):
+            few = slice(i, i + _CHUNK)
+            if not np.isfinite(np.sum(block[few])):
+                raise PhotoError(f"rows {y} to {y + n} of the result hold NaN or infinity: the model is broken; run f2i validate")
+            self._band[few, x : x + m] = self._encoded_samples(block[few], alpha[few] if alpha is not None else None)
+        self._filled += m
+        if self._filled == self.width:
+            try:
+                self._spool.write(self._band)
+            except OSError as error:
+                raise self._failed(error) from error
+            self._next, self._filled = y + n, 0
+
+    def _start_band(self, n: int) -> None:
+        # Heights of bands differ by a row or two: one buffer serves all, and is let go of before a larger one is made.
+        if n > len(self._buffer):
+            self._band = self._buffer = np.empty(0, dtype=np.uint8)
+            self._buffer = np.empty((n + 8, self.width, self._bands), dtype=np.uint8 if self.bit_depth == 8 else np.uint16)
+        self._band = self._buffer[:n]
+
+    def _encoded_samples(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:
+        """What ``pixels`` become in the file, still float32: cutting off the fraction rounds them."""
+        values = (pixels @ _LUMA)[:, :, None] if self._grey else pixels
+        values = np.clip(values, np.float32(0.0), np.float32(1.0))
+        if alpha is not None:
+            values = np.concatenate([values, alpha], axis=2) if self._keeps_alpha else values * alpha + (1.0 - alpha)
+        values *= np.float32(255 if self.bit_depth == 8 else 65535)
+        values += np.float32(0.5)
+        return values
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None and self._spool is not None:
+                self._finish(self._spool)
+        finally:
+            self._clean()
+
+    def _finish(self, spool: Spool) -> None:
+        if self._next != self.height:
+            raise PhotoError(f"{self.path} was not written: only {self._next} of its {self.height} rows came")
+        if self._like is not None:
+            self._like.check_unchanged()
+        try:
+            spool.close()
+            self._encoded, descriptor = make_beside(self.path, ".part")
+            os.close(descriptor)
+            self._encode(spool.path, self._encoded)
+            with self._encoded.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._encoded, self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+        except vips().Error as error:
+            if shutil.disk_usage(self.path.parent).free < 1 << 20:
+                raise self._failed(OSError(errno.ENOSPC, "no space left")) from error
+            raise PhotoError(f"cannot encode {self.path} ({self.format.upper()}): {one_line(error)}; try .png or .tif") from error
+
+    def _encode(self, spool: Path, encoded: Path) -> None:
+        pyvips = vips()
+        source = pyvips.Source.new_from_file(str(spool))
+        image = pyvips.Operation.call("tiffload_source", source, access="sequential")
+        image = image.copy()
+        for name, value in (self._like.metadata if self._like is not None else {}).items():
+            kind = pyvips.GValue.gdouble_type if name in ("xres", "yres") else pyvips.GValue.blob_type
+            image.set_type(kind, name, value)
+        # The pixels are upright by now.
+        image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+        if self.format == "jpeg":
+            image.jpegsave(encoded, Q=self._quality)
+        elif self.format == "png":
+            image.pngsave(encoded, compression=6)
+        elif self.format == "tiff":
+            large = self.width * self.height * self._bands * (2 if self.bit_depth > 8 else 1) > 3_500_000_000
+            image.tiffsave(encoded, compression="deflate", predictor="horizontal", bigtiff=large)
+        elif self.format == "webp":
+            image.webpsave(encoded, Q=self._quality)
+        else:
+            image.heifsave(encoded, Q=self._quality, compression="av1", bitdepth=self.bit_depth)
+
+    def _clean(self) -> None:
+        if self._spool is not None:
+            self._spool.remove()
+            self._spool = None
+        if self._alpha is not None:
+            self._alpha.close()
+        if self._encoded is not None:
+            self._encoded.unlink(missing_ok=True)
+
+
+class _AlphaRows:
+    """The alpha plane of a photo, read a second time beside the colours and enlarged by bicubic in step with the output."""
+
+    def __init__(self, photo: PhotoReader, width: int, height: int) -> None:
+        self._reader = PhotoReader(photo.path)
+        self._down = resize_taps(self._reader.height, height)
+        self._across = resize_taps(self._reader.width, width)
+        self._last: tuple[tuple[int, int], Pixels] | None = None
+
+    def rows(self, y0: int, y1: int) -> Pixels:
+        """float32 (y1 - y0, width) in [0, 1]; the last answer is kept, for blocks beside one another ask for the same rows."""
+        if self._last is None or self._last[0] != (y0, y1):
+            self._last = (y0, y1), self._enlarged(y0, y1)
+        return self._last[1]
+
+    def _enlarged(self, y0: int, y1: int) -> Pixels:
+        index, weight = self._down[0][y0:y1], self._down[1][y0:y1]
+        first = int(index.min())
+        plane = self._reader.alpha_rows(first, int(index.max()) + 1)
+        if plane is None:
+            raise PhotoError(f"{self._reader.path} was changed while it was read; run again once nothing writes to it")
+        across = resize_axis(plane, *self._across, axis=1)
+        return np.clip(resize_axis(across, index - first, weight, axis=0), 0.0, 1.0).astype(np.float32)
+
+    def close(self) -> None:
+        self._reader.close()

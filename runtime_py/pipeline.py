@@ -1,0 +1,137 @@
+"""A bundle's dataflow on one engine: a low-resolution tile in, a super-resolved tile out; and whole photos, tile by tile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from runtime_py.bundle import Bundle
+from runtime_py.engines import Session, open_session
+from runtime_py.errors import BundleError, ToolchainError
+from runtime_py.photo import PhotoReader, PhotoWriter
+from runtime_py.tiles import TilePlan, plan_tiles, upscale_blocks
+
+REFERENCE = ("torch", "fp32")
+"""The engine and precision of the full-precision reference."""
+
+
+@dataclass
+class Pipeline:
+    """Loaded sessions of every component. A context manager."""
+
+    bundle: Bundle
+    target: str
+    precision: str
+    sessions: dict[str, Session]
+    constants: dict[str, np.ndarray]
+    seconds: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> str:
+        """What computes, for people and reports."""
+        return next(iter(self.sessions.values())).engine
+
+    def tile(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """lr float32 (1, 3, t, t) in [0, 1] → sr float32 (1, 3, 2t, 2t). ``position`` (y, x): where the tile lies, for models that take noise."""
+        return self.tensors(lr, position)["sr"]
+
+    def tensors(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> dict[str, np.ndarray]:
+        """All named tensors of one tile, the inputs among them."""
+        manifest = self.bundle.manifest
+        tensors = {"lr": lr, **self.constants}
+        if manifest.noise:
+            tensors["noise"] = self._noise(position)
+        for call in manifest.dataflow:
+            inputs = {argument: tensors[tensor] for argument, tensor in call.inputs.items()}
+            tensors[call.result] = self.run(call.component, inputs)
+        return tensors
+
+    def run(self, component: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """One component, timed, with its output's shape checked."""
+        began = time.perf_counter()
+        output = self.sessions[component].run(inputs)
+        self.seconds[component] = self.seconds.get(component, 0.0) + time.perf_counter() - began
+        self.calls[component] = self.calls.get(component, 0) + 1
+        expected = self.bundle.manifest.components[component].output_spec.shape
+        if output.shape != expected:
+            reason = f"it gave shape {output.shape}, the manifest says {expected}"
+            raise ToolchainError(component=component, target=self.target, stage="run", reason=reason)
+        return output
+
+    def _noise(self, position: tuple[int, int]) -> np.ndarray:
+        shape = next(c.inputs["latent"].shape for c in self.bundle.manifest.components.values() if "lr_latent" in c.inputs)
+        return np.random.default_rng([0, *position]).standard_normal(shape, dtype=np.float32)
+
+    def close(self) -> None:
+        """Free all sessions."""
+        for session in self.sessions.values():
+            session.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0) -> Pipeline:
+    """Load every component of a (target, precision), or of the full-precision reference with ``("torch", "fp32")``.
+
+    Files are checked against the manifest's hashes first. Raises BundleError, MissingPackageError, ToolchainError.
+    """
+    manifest = bundle.manifest
+    sessions: dict[str, Session] = {}
+    for name in dict.fromkeys(call.component for call in manifest.dataflow):
+        component = manifest.components[name]
+        if target == "torch":
+            path = bundle.check(component.reference)
+        else:
+            path = bundle.artifact_path(manifest.artifact(name, target, precision))
+        shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
+        sessions[name] = open_session(target, path, component=name, inputs=shapes, threads=threads)
+    constants = {name: bundle.constant(name) for name in manifest.constants}
+    return Pipeline(bundle, target, precision, sessions, constants)
+
+
+def choose_variant(bundle: Bundle, target: str | None, precision: str | None) -> tuple[str, str]:
+    """The first (target, precision) of the bundle that matches what was asked for. Raises BundleError listing what there is."""
+    variants = bundle.manifest.variants()
+    for have in variants:
+        if target in (None, have[0]) and precision in (None, have[1]):
+            return have
+    listed = ", ".join(f"{t}/{p}" for t, p in variants) or "nothing complete"
+    raise BundleError(f"{bundle.root}: no {target or 'any target'}/{precision or 'any precision'} in it; it holds {listed}")
+
+
+def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = None) -> TilePlan:
+    """Tiles over a photo as the manifest asks, or with another overlap. Raises UsageError."""
+    tile = bundle.manifest.tile
+    return plan_tiles(height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window)
+
+
+def upscale_photo(
+    pipeline: Pipeline,
+    source: Path,
+    destination: Path,
+    *,
+    quality: int = 95,
+    bit_depth: int | None = None,
+    overlap: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Upscale one photo to ``destination``, in memory that depends on the photo's width only. Returns warnings for the user.
+
+    The output appears complete or not at all. Raises PhotoError, UsageError, ToolchainError.
+    """
+    with PhotoReader(source) as reader:
+        scale = pipeline.bundle.manifest.tile.scale
+        plan = photo_plan(pipeline.bundle, reader.height, reader.width, overlap)
+        with PhotoWriter(destination, reader.width * scale, reader.height * scale, like=reader, quality=quality, bit_depth=bit_depth) as writer:
+            for y, x, block in upscale_blocks(reader.rows, plan, pipeline.tile, progress=progress):
+                writer.write_block(y, x, block)
+        return [*reader.warnings, *writer.warnings]

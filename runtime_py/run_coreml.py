@@ -1,0 +1,157 @@
+"""Runs Core ML packages: coremltools with Core ML itself on macOS, the evaluator of :mod:`runtime_py.mil` everywhere else.
+
+The two prove different things, so every session says which one it is in ``engine``. The evaluator proves the saved graph, its weights,
+their compression and the declared precision; it cannot prove the Neural Engine's own accumulation, fused kernels, placement or latency.
+"""
+
+from __future__ import annotations
+
+import collections
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime_py.errors import MissingPackageError, ToolchainError
+
+if TYPE_CHECKING:
+    from runtime_py.mil.ane_lint import LintFinding
+
+TARGET = "coreml"
+EVALUATOR = "runtime_py.mil evaluator, declared precision"
+NATIVE = "coremltools MLModel (CPU_AND_NE)"
+
+
+class EvaluatorSession:
+    """A package run by the evaluator; see :class:`runtime_py.mil.evaluate.Evaluator`."""
+
+    def __init__(self, path: Path, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int, mode: str = "declared") -> None:
+        """Loads ``path`` and decompresses its weights; raises :class:`ToolchainError` when its inputs are not ``inputs``."""
+        from runtime_py.mil import load
+
+        self.engine = EVALUATOR if mode == "declared" else f"runtime_py.mil evaluator, {mode}"
+        self._component, self._threads = component, threads
+        self._evaluator = load(path, mode=mode)
+        _check_inputs(component, path, {name: declared.shape for name, declared in self._evaluator.inputs.items()}, inputs)
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """Inputs by name → the output, float32."""
+        import torch
+
+        before = torch.get_num_threads()
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            return _only_output(self._component, self._evaluator(inputs))
+        finally:
+            torch.set_num_threads(before)
+
+    def close(self) -> None:
+        """Frees the weights."""
+        del self._evaluator
+
+
+class NativeSession:
+    """A package run by Core ML through coremltools, on macOS."""
+
+    def __init__(self, path: Path, component: str, inputs: Mapping[str, tuple[int, ...]]) -> None:
+        """Compiles and loads ``path`` for the CPU and the Neural Engine; raises :class:`ToolchainError` when Core ML refuses it."""
+        import coremltools as ct
+
+        self.engine = NATIVE
+        self._component = component
+        try:
+            self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_NE)
+        except Exception as error:  # coremltools raises bare Exception and RuntimeError for every failure of the framework
+            raise ToolchainError(component=component, target=TARGET, stage="load", reason=f"{path}: {error}") from error
+        got = {item.name: tuple(item.type.multiArrayType.shape) for item in self._model.get_spec().description.input}
+        _check_inputs(component, path, got, inputs)
+
+    def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """Inputs by name → the output, float32."""
+        try:
+            outputs = self._model.predict(dict(inputs))
+        except Exception as error:  # as above
+            raise ToolchainError(component=self._component, target=TARGET, stage="run", reason=str(error)) from error
+        return _only_output(self._component, outputs)
+
+    def close(self) -> None:
+        """Frees the model."""
+        del self._model
+
+
+def open_session(
+    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0
+) -> EvaluatorSession | NativeSession:
+    """See :func:`runtime_py.engines.open_session`: native on macOS, the evaluator elsewhere (``session.engine`` says which).
+
+    Raises :class:`MissingPackageError` without coremltools or torch, :class:`MilError` for a malformed package, :class:`ToolchainError`
+    when Core ML refuses a valid one. ``threads`` (0: the library's default) applies to the evaluator; Core ML chooses its own.
+    """
+    _need_coremltools()
+    if sys.platform == "darwin":
+        return NativeSession(path, component, inputs)
+    return EvaluatorSession(path, component, inputs, threads)
+
+
+def inspect_artifact(path: Path) -> dict[str, Any]:
+    """What the package at ``path`` holds, per function: operation counts (constants apart), opset, inputs, outputs, weight storage.
+
+    ``{"functions": {name: {"opset", "operations": {type: count}, "constants": {type: count}, "inputs", "outputs"}}, "weight_bytes": int}``.
+    Raises :class:`MilError` for a malformed package.
+    """
+    _need_coremltools()
+    from runtime_py.mil.package import Package
+    from runtime_py.mil.program import decode, function_names
+
+    functions: dict[str, Any] = {}
+    with Package(path) as package:
+        for name in function_names(package):
+            function = decode(package, name)
+            operations: collections.Counter[str] = collections.Counter()
+            constants: collections.Counter[str] = collections.Counter()
+            for operation in function.body.walk():
+                kind = constants if operation.type == "const" or operation.type.startswith("constexpr_") else operations
+                kind[operation.type] += 1
+            functions[name] = {
+                "opset": f"iOS{function.opset}",
+                "operations": dict(sorted(operations.items())),
+                "constants": dict(sorted(constants.items())),
+                "inputs": {value.name: str(value.type) for value in function.inputs},
+                "outputs": {output: str(function.types[output]) for output in function.body.outputs},
+            }
+        folder = package.model_path.parent / "weights"
+    weights = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
+    return {"functions": functions, "weight_bytes": weights}
+
+
+def lint(path: Path) -> list[LintFinding]:
+    """What in the package at ``path`` is known to leave the Neural Engine; see :mod:`runtime_py.mil.ane_lint`."""
+    _need_coremltools()
+    from runtime_py.mil.ane_lint import lint_package
+
+    return lint_package(path)
+
+
+def _need_coremltools() -> None:
+    for package in ("coremltools", "torch"):
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise MissingPackageError(package, "running a Core ML package", "run-coreml") from error
+
+
+def _check_inputs(component: str, path: Path, got: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
+    if dict(got) != dict(expected):
+        reason = f"{path}: inputs are {dict(got)}, expected {dict(expected)}"
+        raise ToolchainError(component=component, target=TARGET, stage="load", reason=reason)
+
+
+def _only_output(component: str, outputs: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    values = list(outputs.values())
+    if len(values) != 1 or not isinstance(values[0], np.ndarray):
+        reason = f"the package has the outputs {sorted(outputs)}, expected one array"
+        raise ToolchainError(component=component, target=TARGET, stage="run", reason=reason)
+    return values[0].astype(np.float32, copy=False)

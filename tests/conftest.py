@@ -1,0 +1,38 @@
+"""One exported bundle for all tests that need one: the tiny model, every target, fp32 and fp16, on the real toolchains."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The export cache of this test session, in the environment of every child."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("F2I_CACHE")
+    os.environ["F2I_CACHE"] = str(folder)
+    yield folder
+    os.environ.pop("F2I_CACHE") if before is None else os.environ.update(F2I_CACHE=before)
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(cache, tmp_path_factory):
+    """Path of the exported bundle. Tests that change it take ``bundle_copy``."""
+    from export.bundle import ExportOptions, export_bundle
+
+    out = tmp_path_factory.mktemp("bundles") / "tiny"
+    export_bundle(ExportOptions("tiny", out, precisions=("fp32", "fp16")))
+    return out
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle, tmp_path):
+    """A copy of the bundle that a test may damage."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    return copy

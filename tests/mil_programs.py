@@ -1,0 +1,74 @@
+"""Small ML Programs and packages for the evaluator's tests."""
+
+import coremltools as ct
+import numpy as np
+import torch
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813  # the name coremltools' own code uses
+from coremltools.converters.mil.mil import Function
+
+from runtime_py.mil.optable import implementation
+
+
+def inferred(operation, opset=None, **arguments):
+    """What coremltools' value inference computes for an operation on constants."""
+    with Function({}, opset_version=opset):
+        outputs = getattr(mb, operation)(**arguments)
+    return [value.val for value in outputs] if isinstance(outputs, (list, tuple)) else outputs.val
+
+
+def evaluated(operation, opset=15, **arguments):
+    """What the evaluator computes for the same."""
+
+    def tensor(value):
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], np.ndarray):
+            return [tensor(item) for item in value]
+        return value if isinstance(value, (str, bool, int, float)) else torch.as_tensor(np.asarray(value))
+
+    with torch.inference_mode():
+        result = implementation(operation, opset, "test")(**{name: tensor(value) for name, value in arguments.items()})
+    return [item.numpy() for item in result] if isinstance(result, (list, tuple)) else result.numpy()
+
+
+class Net(torch.nn.Module):
+    """Convolution, both norms, attention, GELU and a resize: the operations of the components."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 16, 3, padding=1)
+        self.group = torch.nn.GroupNorm(4, 16, eps=1e-2)
+        self.norm = torch.nn.LayerNorm(16, eps=1e-2)
+        self.qkv = torch.nn.Linear(16, 48)
+        self.out = torch.nn.Linear(16, 16)
+
+    def forward(self, x):
+        y = torch.nn.functional.silu(self.group(self.conv(x)))
+        tokens = self.norm(y.flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        tokens = tokens + torch.nn.functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        y = torch.nn.functional.gelu(2 * self.out(tokens)).transpose(1, 2).reshape(y.shape)
+        return torch.nn.functional.interpolate(y, scale_factor=2.0, mode="bilinear")
+
+
+def convert(target=ct.target.iOS18, precision=ct.precision.FLOAT32):
+    """The network and its Core ML model, not yet saved."""
+    net = Net().eval()
+    program = torch.export.export(net, (torch.zeros(1, 3, 8, 8),)).run_decompositions({})
+    model = ct.convert(program, minimum_deployment_target=target, compute_precision=precision, skip_model_load=True)
+    return net, model
+
+
+def sample(seed=0):
+    """An input of the network."""
+    return np.random.default_rng(seed).standard_normal((1, 3, 8, 8)).astype(np.float32)
+
+
+def only(outputs):
+    """The one output of a call."""
+    (value,) = outputs.values()
+    return value
+
+
+def relative(got, want):
+    """Relative L2 error."""
+    return float(np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want))

@@ -1,0 +1,136 @@
+"""Export on the real toolchains: what comes out, what survives a kill, what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import schedule
+from export.bundle import ExportOptions, export_bundle, plan_jobs
+from runtime_py.bundle import open_bundle, verify
+from runtime_py.errors import UsageError
+from runtime_py.files import exclusive_lock
+from runtime_py.manifest import TARGETS
+from runtime_py.pipeline import REFERENCE, open_pipeline
+from runtime_py.samples import sample_tiles
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_target_and_precision_is_there_and_verified(tiny_bundle):
+    bundle = open_bundle(tiny_bundle)
+    assert verify(bundle) > 0
+    assert {v for v in bundle.manifest.variants()} == {(t, p) for t in TARGETS for p in ("fp32", "fp16")}
+    for artifact in bundle.manifest.artifacts:
+        assert artifact.rewrites, f"{artifact.path}: no rewrite was recorded"
+        assert all(r.relative_l2 <= (2e-4 if r.name == "sigmoid_gelu" else 1e-5) for r in artifact.rewrites)
+        floor = 90 if artifact.precision == "fp32" else 45
+        assert artifact.parity is not None and artifact.parity.sqnr_db is not None and artifact.parity.sqnr_db >= floor, artifact.path
+
+
+def test_executorch_is_one_partition_with_every_fallback_explained(tiny_bundle):
+    artifacts = [a for a in open_bundle(tiny_bundle).manifest.artifacts if a.target == "executorch"]
+    for artifact in artifacts:
+        assert artifact.delegation.partitions == 1
+        assert all(f.reason for f in artifact.delegation.fallbacks)
+    unets = [a for a in artifacts if a.component == "unet"]
+    assert all(a.delegation.delegated_share >= 0.99 for a in unets)
+
+
+def test_fp16_artifacts_hold_half_the_weights(tmp_path, tiny_bundle):
+    manifest = open_bundle(tiny_bundle).manifest
+    for target in ("coreml", "tflite", "executorch"):
+        full, half = (sum(a.bytes for a in manifest.artifacts if (a.target, a.precision) == (target, p)) for p in ("fp32", "fp16"))
+        assert half < full
+
+
+def test_golden_vectors_are_what_the_reference_computes(tiny_bundle):
+    bundle = open_bundle(tiny_bundle)
+    with open_pipeline(bundle, *REFERENCE) as reference:
+        for golden in bundle.manifest.golden:
+            tensors = {name: np.load(bundle.check(record)) for name, record in golden.tensors.items()}
+            np.testing.assert_allclose(reference.tile(tensors["lr"]), tensors["sr"], atol=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_engine_matches_the_reference_on_a_real_tile(tiny_bundle, target):
+    bundle = open_bundle(tiny_bundle)
+    [(_, tile)] = sample_tiles(bundle.manifest.tile.size, 1, seed=7)
+    with open_pipeline(bundle, *REFERENCE) as reference, open_pipeline(bundle, target, "fp32") as engine:
+        expected, got = reference.tile(tile), engine.tile(tile)
+    assert got.dtype == np.float32
+    assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 3e-5
+
+
+def test_second_export_takes_everything_from_the_cache(tiny_bundle, tmp_path):
+    states = []
+    export_bundle(ExportOptions("tiny", tmp_path / "again", precisions=("fp32", "fp16")), lambda e: states.append(e.state))
+    assert states and set(states) == {"cached"}
+    first, second = (json.loads((p / "manifest.json").read_text()) for p in (tiny_bundle, tmp_path / "again"))
+    assert first == second
+
+
+def test_killed_export_leaves_no_bundle_and_goes_on_where_it_stopped(tmp_path):
+    """Real SIGKILL once a component is finished: the finished work is not done again."""
+    environment = {**os.environ, "F2I_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    out = tmp_path / "bundle"
+    command = [sys.executable, str(ROOT / "f2i.py"), "export", "tiny", "--target", "onnx", "--precision", "fp32", "--jobs", "1", "--out", str(out)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(list((tmp_path / "cache" / "jobs").glob("*/result.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {p.parent.name for p in (tmp_path / "cache" / "jobs").glob("*/result.json")}
+    assert len(finished) == 2, "the reference and the first component should be done, the second not"
+    assert not out.exists()
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("from the cache") == 2
+    verify(open_bundle(out))
+    assert not list(tmp_path.glob(".f2i-staging-*"))
+
+
+def test_second_export_into_the_same_folder_is_refused(cache, tmp_path):
+    with exclusive_lock(tmp_path / ".bundle.f2i-lock", busy=""), pytest.raises(UsageError, match="another export is writing"):
+        export_bundle(ExportOptions("tiny", tmp_path / "bundle"))
+
+
+def test_folder_that_is_no_bundle_is_never_touched(tmp_path):
+    precious = tmp_path / "photos"
+    precious.mkdir()
+    (precious / "a.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not a bundle"):
+        export_bundle(ExportOptions("tiny", precious))
+    assert (precious / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ("tensorrt",)}, "target 'tensorrt' is unknown; choose from"),
+        ({"precisions": ("w8a8",)}, "precision 'w8a8' is not available for coreml; it takes fp32, fp16"),
+        ({"tile": 33}, "needs a multiple of 4 pixels; use --tile 32"),
+        ({"overlap": 16}, "overlap 16 does not fit"),
+        ({"options": (("delegate", "qnn"),)}, "option delegate=qnn is unknown"),
+        ({"checkpoint": "nowhere"}, "no such checkpoint"),
+    ],
+)
+def test_bad_request_is_one_line_and_writes_nothing(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        export_bundle(ExportOptions(**{"checkpoint": "tiny", "out": tmp_path / "bundle", **change}))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_too_little_memory_is_said_before_a_job_starts(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(schedule, "needed_bytes", lambda job, weights: 1 << 50)
+    reference, _, weights = plan_jobs(ExportOptions("tiny", tmp_path / "b", tile=64))
+    with pytest.raises(UsageError, match="GiB of memory"):
+        schedule.run_jobs([reference], weight_bytes=lambda job: weights[""], reference=None, parallel=1, on_event=lambda e: None)

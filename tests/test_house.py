@@ -1,0 +1,52 @@
+"""The house rules that can be checked: dependencies point one way, and light imports stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDER = ("runtime_py", "quantize", "export", "benchmarks", "f2i")
+ENGINES = {
+    "torch": {"run_torch.py", "run_executorch.py", "run_coreml.py"},
+    "executorch": {"run_executorch.py"},
+    "ai_edge_litert": {"run_tflite.py"},
+    "onnxruntime": {"run_onnx.py"},
+    "coremltools": {"run_coreml.py"},
+}
+HEAVY = ("torch", "coremltools", "executorch", "litert_torch", "ai_edge_litert", "onnxruntime", "diffusers", "transformers")
+
+
+def imported(path):
+    """Top-level names of every import in a file, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_dependencies_point_one_way(package):
+    later = set(ORDER[ORDER.index(package) + 1 :])
+    files = [ROOT / "f2i.py"] if package == "f2i" else sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        assert not later & set(imported(path)), f"{path.relative_to(ROOT)} imports {later & set(imported(path))}"
+
+
+@pytest.mark.parametrize("library", ENGINES)
+def test_an_engine_s_library_is_imported_in_its_own_file_only(library):
+    for path in sorted((ROOT / "runtime_py").glob("*.py")):
+        if library in set(imported(path)):
+            assert path.name in ENGINES[library], f"{path.name} imports {library}"
+
+
+@pytest.mark.parametrize("statement", ["import runtime_py", "import sys; sys.argv = ['f2i', '--help']; import f2i; f2i.app(standalone_mode=False)"])
+def test_light_imports_load_no_toolchain(statement):
+    check = f"{statement}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "LOADED []" in result.stdout
