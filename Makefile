@@ -27,6 +27,7 @@ test-slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff format .

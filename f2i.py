@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from benchmarks.progress import Steps
+from benchmarks.tables import artifact_table, doctor_table, figure, inspect_json, parity_table
 from runtime_py.errors import F2IError, GateError, UsageError
+from runtime_py.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from export.schedule import Event
-    from runtime_py.bundle import Bundle
     from runtime_py.validate import Report
 
 app = typer.Typer(name="f2i", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -31,8 +30,6 @@ Precisions = Annotated[str, typer.Option("--precision", help="Comma-separated: f
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle, as `f2i export` writes it.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Threads = Annotated[int, typer.Option(min=0, max=256, help="Engine threads; 0 takes the engine's default.")]
-
-DISTRIBUTIONS = ("torch", "diffusers", "transformers", "coremltools", "executorch", "litert-torch", "ai-edge-litert", "onnx", "onnxruntime", "numpy", "pyvips")
 
 
 @app.callback()
@@ -63,16 +60,18 @@ def demo(
 
     _make_folder(out_dir)
     source = photo or sample_photo()
-    with _Steps() as steps:
+    with Steps(err) as steps:
         bundle = export_bundle(ExportOptions(checkpoint, out_dir / "bundle", tuple(_split(target)), tuple(_split(precision))), steps.event)
-    _write_json(out_dir / "inspect.json", _inspect(bundle))
-    with _Steps() as steps:
+    write_json(out_dir / "inspect.json", inspect_json(bundle))
+    with Steps(err) as steps:
         for name, kind in [("torch", "fp32"), *bundle.manifest.variants()]:
             with open_pipeline(bundle, name, kind) as pipeline:
-                upscale_photo(pipeline, source, out_dir / f"{source.stem}_{name}_{kind}.png", progress=steps.counter(f"photo through {name} {kind}"))
+                upscale_photo(
+                    pipeline, source, out_dir / f"{source.stem}_{name}_{kind}.png", progress=steps.counter(f"photo through {name} {kind}")
+                )
         report = validate(bundle, ValidateOptions(images=photo), steps.count)
-    _write_json(out_dir / "validate.json", report.as_json())
-    out.print(_summary(bundle, report))
+    write_json(out_dir / "validate.json", report.as_json())
+    out.print(parity_table(bundle, report))
     out.print(f"Photos, bundle and reports are in {out_dir}")
     _end(report)
 
@@ -83,50 +82,21 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     Example: `f2i doctor`
     """
-    import importlib.util
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
+    from benchmarks.doctor import examine
 
-    import psutil
-
-    from export.lowering import TARGETS
-    from runtime_py.engines import ENGINES, installed
-
-    versions: dict[str, str | None] = {}
-    for name in DISTRIBUTIONS:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    memory = psutil.virtual_memory()
-    data: dict[str, Any] = {
-        "machine": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(memory.total / 2**30, 1),
-        "free_gib": round(memory.available / 2**30, 1),
-        "export": {t: importlib.util.find_spec(line.package) is not None for t, line in TARGETS.items()},
-        "run": {t: installed(t) for t in ENGINES},
-        "coreml_engine": "Core ML" if sys.platform == "darwin" else "evaluator of the saved program (numerics only)",
-        "versions": versions,
-    }
+    data = examine()
     if as_json:
         _print_json(data)
         return
-    table = Table(title=f"{data['machine']}, Python {data['python']}, {data['cores']} cores, {data['free_gib']} of {data['memory_gib']} GiB free")
-    for column in ("target", "export", "run"):
-        table.add_column(column)
-    for name, line in TARGETS.items():
-        export = "yes" if data["export"][name] else f"pip install 'f2i-mobile[{line.extra}]'"
-        run = "yes" if data["run"][name] else f"pip install 'f2i-mobile[{ENGINES[name].extra}]'"
-        table.add_row(name, export, run + (f" ({data['coreml_engine']})" if name == "coreml" else ""))
-    out.print(table)
-    out.print(", ".join(f"{k} {v}" for k, v in versions.items() if v))
+    out.print(doctor_table(data))
+    out.print(", ".join(f"{k} {v}" for k, v in data["versions"].items() if v))
 
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder (Diffusers format), or a model's name: nano, tiny, mobile, paper.", show_default=False)],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Checkpoint folder (Diffusers format), or a model's name: nano, tiny, mobile, paper.", show_default=False)
+    ],
     out_dir: Annotated[Path, typer.Option("--out", help="The bundle to write.", show_default=False)],
     target: Targets = "coreml,executorch,tflite,onnx",
     precision: Precisions = "fp16",
@@ -142,10 +112,10 @@ def export(
     from export.bundle import ExportOptions, export_bundle
 
     options = (("delegate", delegate),) if delegate != "xnnpack" else ()
-    with _Steps() as steps:
+    with Steps(err) as steps:
         request = ExportOptions(checkpoint, out_dir, tuple(_split(target)), tuple(_split(precision)), tile, overlap, jobs, options)
         bundle = export_bundle(request, steps.event)
-    out.print(_artifact_table(bundle))
+    out.print(artifact_table(bundle))
 
 
 @app.command()
@@ -158,9 +128,9 @@ def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
 
     opened = open_bundle(bundle)
     if as_json:
-        _print_json(_inspect(opened))
+        _print_json(inspect_json(opened))
         return
-    out.print(_artifact_table(opened))
+    out.print(artifact_table(opened))
     for a in opened.manifest.artifacts:
         for fallback in a.delegation.fallbacks:
             out.print(f"{a.target}/{a.precision} {a.component}: {fallback.op}: {fallback.reason}")
@@ -206,7 +176,7 @@ def run(
         raise UsageError(f"{out_path}: {len(photos)} photos need a folder, got what looks like a file; use --out FOLDER")
     if several:
         _make_folder(out_path)
-    with open_pipeline(opened, *chosen, threads=threads) as pipeline, _Steps() as steps:
+    with open_pipeline(opened, *chosen, threads=threads) as pipeline, Steps(err) as steps:
         for photo in photos:
             destination = out_path / f"{photo.stem}_x2{photo.suffix}" if several else out_path
             notes = upscale_photo(
@@ -236,7 +206,6 @@ def validate(
     Example: `f2i validate bundle --images photos --json parity.json`
     """
     from runtime_py.bundle import open_bundle
-    from runtime_py.files import atomic_file
     from runtime_py.validate import ValidateOptions
     from runtime_py.validate import validate as validate_bundle
 
@@ -244,57 +213,14 @@ def validate(
     if hr is not None and images is None:
         raise UsageError("--hr needs --images: the low-resolution photos of the same names")
     options = ValidateOptions(images, hr, open_bundle(against) if against else None, target, precision, tiles, photos, threads=threads)
-    with _Steps() as steps:
+    with Steps(err) as steps:
         report = validate_bundle(opened, options, steps.count)
     if json_file:
-        _write_json(json_file, report.as_json())
+        write_json(json_file, report.as_json())
     if junit:
-        with atomic_file(junit) as path:
-            path.write_text(report.as_junit())
-    out.print(_summary(opened, report))
+        write_text(junit, report.as_junit())
+    out.print(parity_table(opened, report))
     _end(report)
-
-
-class _Steps:
-    """Progress with time elapsed and time left, on stderr when it is a terminal; otherwise a line per finished step."""
-
-    def __init__(self) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> _Steps:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def event(self, event: Event) -> None:
-        """A step of an export."""
-        label = event.job.label
-        if event.state in {"done", "cached"}:
-            took = "from the cache" if event.state == "cached" else f"{event.seconds:.0f} s"
-            err.print(f"{label}: {took}", style="dim")
-            if label in self.tasks:
-                self.bar.remove_task(self.tasks.pop(label))
-        elif label in self.tasks:
-            self.bar.update(self.tasks[label], description=f"{label}: {event.stage}")
-        else:
-            self.tasks[label] = self.bar.add_task(f"{label}: {event.stage}", total=None)
-
-    def count(self, what: str, done: int, of: int) -> None:
-        """``done`` of ``of``."""
-        if what not in self.tasks:
-            self.tasks[what] = self.bar.add_task(what, total=of)
-        self.bar.update(self.tasks[what], completed=done, total=of)
-        if done == of:
-            self.bar.remove_task(self.tasks.pop(what))
-            err.print(f"{what}: {of} done", style="dim")
-
-    def counter(self, what: str) -> Any:
-        """A callback (done, of) for one thing."""
-        return lambda done, of: self.count(what, done, of)
 
 
 def _split(value: str) -> list[str]:
@@ -308,74 +234,14 @@ def _make_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: cannot be made: {e.strerror}; choose another --out") from e
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
-    from runtime_py.files import atomic_file
-
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
 def _print_json(data: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
-
-
-def _inspect(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "artifacts": [
-            {"target": a.target, "precision": a.precision, "component": a.component, "bytes": a.bytes, **a.delegation.model_dump(mode="json")}
-            for a in bundle.manifest.artifacts
-        ]
-    }
-
-
-def _artifact_table(bundle: Bundle) -> Table:
-    table = Table(title=f"{bundle.root}: {bundle.manifest.name}, tile {bundle.manifest.tile.size}")
-    for column in ("target", "precision", "component", "MB", "ops", "delegated", "partitions", "SQNR dB"):
-        table.add_column(column, justify="left" if column in {"target", "precision", "component"} else "right")
-    for a in bundle.manifest.artifacts:
-        d = a.delegation
-        sqnr = f"{a.parity.sqnr_db:.1f}" if a.parity and a.parity.sqnr_db is not None else "–"
-        partitions = "–" if d.partitions is None else str(d.partitions)
-        table.add_row(a.target, a.precision, a.component, f"{a.bytes / 1e6:.1f}", str(d.ops), _share(d.delegated_share), partitions, sqnr)
-    return table
-
-
-def _summary(bundle: Bundle, report: Report) -> Table:
-    table = Table(title="parity with the full-precision reference")
-    columns = ("target", "precision", "MB", "delegated", "latency ÷ torch", *(f"{c} SQNR dB" for c in bundle.manifest.components), "photo PSNR dB", "gates")
-    for column in columns:
-        table.add_column(column, justify="left" if column in {"target", "precision"} else "right")
-    for target, precision in dict.fromkeys((r["target"], r["precision"]) for r in report.components):
-        artifacts = [a for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision)]
-        shares = [a.delegation.delegated_share for a in artifacts if a.delegation.delegated_share is not None]
-        rows = {r["component"]: r for r in report.components if (r["target"], r["precision"]) == (target, precision)}
-        photos = [p for p in report.photos if (p["target"], p["precision"]) == (target, precision)]
-        own = [g for g in report.gates if g["name"].startswith(f"{target}/{precision} ")]
-        table.add_row(
-            target,
-            precision,
-            f"{sum(a.bytes for a in artifacts) / 1e6:.1f}",
-            _share(min(shares) if shares else None),
-            _figure(min((p["latency_ratio"] for p in photos), default=None), 2),
-            *(_figure(rows[c]["sqnr_db"] if c in rows else None, 1) for c in bundle.manifest.components),
-            _figure(min((p["psnr_db"] for p in photos if p["psnr_db"] is not None), default=None), 1),
-            f"{sum(g['passed'] for g in own)}/{len(own)}",
-        )
-    return table
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _end(report: Report) -> None:
     fallen = [g for g in report.gates if not g["passed"]]
     for gate in fallen:
-        err.print(f"gate fell: {gate['name']} is {_figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)
+        err.print(f"gate fell: {gate['name']} is {figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)
     if fallen:
         raise GateError(f"{len(fallen)} of {len(report.gates)} gates fell")
     out.print(f"all {len(report.gates)} gates hold")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -107,13 +108,12 @@ def export_bundle(options: ExportOptions, on_event: Callable[[Event], None] = la
         with exclusive_lock(lock, busy=busy):
             sweep()
             parallel = options.parallel or os.cpu_count() or 1
-            run = {"weight_bytes": lambda job: weights[job.component], "parallel": parallel, "on_event": on_event}
-            reference = run_jobs([reference_job], reference=None, **run)[reference_job]
-            results = run_jobs(jobs, reference=reference, **run)
+            run = functools.partial(run_jobs, weight_bytes=lambda job: weights[job.component], parallel=parallel, on_event=on_event)
+            reference = run([reference_job], reference=None)[reference_job]
+            results = run(jobs, reference=reference)
             with atomic_directory(out, replace=True) as staging:
                 manifest = _assemble(options, reference_job, reference, results, staging)
                 (staging / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-            lock.unlink(missing_ok=True)
     except OSError as e:
         raise UsageError(f"{out}: cannot be written: {e.strerror or e}") from e
     return open_bundle(out)
@@ -137,18 +137,22 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         )
         tensors |= inputs
     artifacts = []
-    for job, folder in results.items():
-        result = json.loads((folder / RESULT).read_text())
+    for job, result_folder in results.items():
+        result = json.loads((result_folder / RESULT).read_text())
         place = root / job.target / job.precision
         place.mkdir(parents=True, exist_ok=True)
-        for entry in sorted(folder.iterdir()):
+        for entry in sorted(result_folder.iterdir()):
             if entry.name != RESULT:
                 shutil.copytree(entry, place / entry.name) if entry.is_dir() else shutil.copy2(entry, place / entry.name)
         artifacts.append(_artifact(job, result, root, place))
     order = {t: k for k, t in enumerate(options.targets)}
     artifacts.sort(key=lambda a: (order[a.target], options.precisions.index(a.precision), list(components).index(a.component)))
     golden = tuple(
-        Golden(name=case["name"], source=f"scikit-image {case['source']}", tensors={n: file_record(root, root / "golden" / case["name"] / f"{n}.npy") for n in case["tensors"]})
+        Golden(
+            name=case["name"],
+            source=f"scikit-image {case['source']}",
+            tensors={n: file_record(root, root / "golden" / case["name"] / f"{n}.npy") for n in case["tensors"]},
+        )
         for case in described["cases"]
     )
     config: dict[str, Any] = described["config"]
@@ -156,7 +160,12 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         name=f"{config['name']}-{reference_job.tile}",
         created_by=f"f2i-mobile {__version__}",
         model=ModelRecord(name=config["name"], checkpoint_sha256=reference_job.checkpoint_sha256, config=config),
-        tile=TileSpec(size=reference_job.tile, scale=config["scale"], overlap=_overlap(reference_job.tile, options.overlap), multiple=described["multiple"]),
+        tile=TileSpec(
+            size=reference_job.tile,
+            scale=config["scale"],
+            overlap=_overlap(reference_job.tile, options.overlap),
+            multiple=described["multiple"],
+        ),
         components=components,
         dataflow=tuple(Call(**c) for c in described["calls"]),
         constants={n: file_record(root, root / "constants" / f"{n}.npy") for n in described["constants"]},

@@ -64,7 +64,7 @@ def rewrite(module: nn.Module, target: str, component: str, precision: str, tile
     references = [module(*tile) for tile in tiles]
     records: list[RewriteRecord] = []
     current = module
-    for name, count, current in rewrites.apply(module, (*rewrites.REWRITES[target], *half_only)):  # noqa: B007 - the last module is kept
+    for name, count, current in rewrites.apply(module, (*rewrites.REWRITES[target], *half_only)):
         error = max(relative_l2(reference, current(*tile)) for reference, tile in zip(references, tiles, strict=True))
         limit = HALF_REWRITE_LIMIT if name in loose else REWRITE_LIMIT
         if not error <= limit:

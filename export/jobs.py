@@ -16,7 +16,14 @@ from typing import Literal
 
 from export.lowering import TARGETS
 
-SOURCES = ("export/worker.py", "export/capture.py", "export/rewrites.py", "export/to_*.py", "quantize/models/*.py", "runtime_py/resample.py")
+SOURCES = (
+    "export/worker.py",
+    "export/capture.py",
+    "export/rewrites.py",
+    "export/to_*.py",
+    "quantize/models/*.py",
+    "runtime_py/resample.py",
+)
 """The code that shapes a job's result, as patterns from the root."""
 RESULT = "result.json"
 REFERENCE_DISTRIBUTIONS = ("torch", "diffusers", "transformers", "numpy")

@@ -58,7 +58,14 @@ TARGETS: dict[str, Target] = {
         3.5,
     ),
     "tflite": Target(
-        "export.to_tflite", "litert_torch", "tflite", ".tflite", ("fp32", "fp16"), {}, ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"), 4.0
+        "export.to_tflite",
+        "litert_torch",
+        "tflite",
+        ".tflite",
+        ("fp32", "fp16"),
+        {},
+        ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
+        4.0,
     ),
     "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", ("fp32", "fp16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
 }
@@ -71,7 +78,9 @@ def check_target(target: str, precisions: Sequence[str], options: dict[str, str]
         raise UsageError(f"target {target!r} is unknown; choose from {', '.join(TARGETS)}")
     for precision in precisions:
         if precision not in line.precisions:
-            raise UsageError(f"precision {precision!r} is not available for {target}; it takes {', '.join(line.precisions)}. Nothing was exported")
+            raise UsageError(
+                f"precision {precision!r} is not available for {target}; it takes {', '.join(line.precisions)}. Nothing was exported"
+            )
     for key, value in options.items():
         if value not in line.options.get(key, ()):
             known = "; ".join(f"{k}={'|'.join(v)}" for k, v in line.options.items()) or "none"

@@ -230,12 +230,14 @@ def drop_unit_division(module: nn.Module) -> int:
     """Residual blocks whose output scale is one lose the division (a whole pass over memory on most engines)."""
     return _replace(
         module,
-        lambda m: isinstance(m, ResnetBlock2D)
-        and m.output_scale_factor == 1
-        and m.time_emb_proj is None
-        and m.upsample is None
-        and m.downsample is None
-        and m.time_embedding_norm in ("default", "folded"),
+        lambda m: (
+            isinstance(m, ResnetBlock2D)
+            and m.output_scale_factor == 1
+            and m.time_emb_proj is None
+            and m.upsample is None
+            and m.downsample is None
+            and m.time_embedding_norm in ("default", "folded")
+        ),
         UnscaledResnet,
     )
 
@@ -301,7 +303,9 @@ def explicit_attention(module: nn.Module) -> int:
     """Attention becomes two batched products around a softmax, with the scale folded into the query."""
 
     def plain(m: nn.Module) -> bool:
-        return isinstance(m, Attention) and m.group_norm is None and m.spatial_norm is None and m.norm_q is None and not m.residual_connection
+        return (
+            isinstance(m, Attention) and m.group_norm is None and m.spatial_norm is None and m.norm_q is None and not m.residual_connection
+        )
 
     count = _replace(
         module, plain, lambda m: ExplicitUNetAttention(m.to_q, m.to_k, m.to_v, m.to_out[0], m.heads, m.scale if m.scale_qk else 1.0)
@@ -321,7 +325,11 @@ def explicit_group_norm(module: nn.Module) -> int:
 
 def explicit_layer_norm(module: nn.Module) -> int:
     """Layer norm becomes elementary ops that XNNPACK takes."""
-    return _replace(module, lambda m: isinstance(m, nn.LayerNorm) and m.elementwise_affine and m.bias is not None and len(m.normalized_shape) == 1, ExplicitLayerNorm)
+    return _replace(
+        module,
+        lambda m: isinstance(m, nn.LayerNorm) and m.elementwise_affine and m.bias is not None and len(m.normalized_shape) == 1,
+        ExplicitLayerNorm,
+    )
 
 
 def explicit_silu(module: nn.Module) -> int:
@@ -331,7 +339,11 @@ def explicit_silu(module: nn.Module) -> int:
 
 def sigmoid_gelu(module: nn.Module) -> int:
     """GELU becomes a sigmoid of a polynomial (half precision only)."""
-    return _replace(module, lambda m: type(m).__name__ in ("GELU", "GELUActivation") and getattr(m, "approximate", "none") == "none", lambda m: SigmoidGELU())
+    return _replace(
+        module,
+        lambda m: type(m).__name__ in ("GELU", "GELUActivation") and getattr(m, "approximate", "none") == "none",
+        lambda m: SigmoidGELU(),
+    )
 
 
 Rewrite = Callable[[nn.Module], int]
@@ -405,7 +417,9 @@ def _scaled(linear: nn.Linear, scale: float) -> nn.Linear:
 def _halves(linear: nn.Linear) -> tuple[nn.Linear, nn.Linear]:
     half = linear.out_features // 2
     bias = linear.bias
-    return _linear(linear.weight[:half], None if bias is None else bias[:half]), _linear(linear.weight[half:], None if bias is None else bias[half:])
+    return _linear(linear.weight[:half], None if bias is None else bias[:half]), _linear(
+        linear.weight[half:], None if bias is None else bias[half:]
+    )
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -419,7 +433,9 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def _phase(conv: nn.Conv2d, row: int, column: int) -> nn.Conv2d:
     """The 2×2 convolution that gives output pixels (2i + row, 2j + column): taps that fall on the same input pixel are added."""
     weight = conv.weight
-    weight = torch.stack((weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]) if row == 0 else (weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]), 2)
+    weight = torch.stack(
+        (weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]) if row == 0 else (weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]), 2
+    )
     first, middle, last = weight.unbind(3)
     weight = torch.stack((first, middle + last) if column == 0 else (first + middle, last), 3)
     phase = nn.Conv2d(conv.in_channels, conv.out_channels, 2, bias=conv.bias is not None, device="meta")

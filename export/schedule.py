@@ -166,7 +166,9 @@ def _finish(child: _Child, on_event: Callable[[Event], None]) -> Path:
         component, target = job.component or "all components", job.target or "torch"
         error = child.error
         if error and "reason" in error:
-            raise ToolchainError(component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log)
+            raise ToolchainError(
+                component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log
+            )
         if error:
             raise UsageError(error["message"])
         reason = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"

@@ -55,7 +55,7 @@ class _NeededPasses(xnnpack_passes.XNNPACKPassManager):
             words = PASS_NEEDS.get(name)
             return words is None or any(word in op for word in words for op in names)
 
-        self.passes = [p for p in self.passes if needed(p.__name__)]
+        self.passes: list[Any] = [p for p in self.passes if needed(p.__name__)]
 
 
 @contextlib.contextmanager
@@ -105,7 +105,9 @@ def lower(request: LoweringRequest) -> Delegation:
     program = capture(module, request.example)
     partitioner = _partitioner(request.options.get("delegate", "xnnpack"))
     with lean_lowering(), _recorded_reasons() as reasons:
-        manager = to_edge_transform_and_lower(program, partitioner=[partitioner], compile_config=EdgeCompileConfig(_check_ir_validity=False))
+        manager = to_edge_transform_and_lower(
+            program, partitioner=[partitioner], compile_config=EdgeCompileConfig(_check_ir_validity=False)
+        )
         delegation = _delegation(manager.exported_program().graph_module, reasons)
         executable = manager.to_executorch()
     with request.path.open("wb") as file:
@@ -120,7 +122,9 @@ def _partitioner(delegate: str) -> Any:
         try:
             from executorch.backends.apple.coreml.partition import CoreMLPartitioner
         except ImportError as e:
-            raise UsageError(f"delegate coreml: this ExecuTorch wheel cannot lower to Core ML ({e}); use delegate=xnnpack, or --target coreml") from e
+            raise UsageError(
+                f"delegate coreml: this ExecuTorch wheel cannot lower to Core ML ({e}); use delegate=xnnpack, or --target coreml"
+            ) from e
         return CoreMLPartitioner()
     try:
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner

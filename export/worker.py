@@ -85,7 +85,14 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     calls = [{"component": c.component, "inputs": c.arguments, "result": c.result} for c in graph.calls]
     config = model.config.model_dump(mode="json")
     multiple = model.tile_multiple()
-    return {"components": describe, "calls": calls, "constants": list(graph.constants), "cases": cases, "config": config, "multiple": multiple}
+    return {
+        "components": describe,
+        "calls": calls,
+        "constants": list(graph.constants),
+        "cases": cases,
+        "config": config,
+        "multiple": multiple,
+    }
 
 
 def lower_component(job: Job, out: Path, stages: Stages, reference: Path) -> dict[str, object]:
@@ -177,10 +184,7 @@ def main(arguments: list[str]) -> int:
     stages = Stages(events)
     _die_with_parent()
     try:
-        if job.kind == "reference":
-            result = capture_reference(job, out, stages)
-        else:
-            result = lower_component(job, out, stages, Path(reference))
+        result = capture_reference(job, out, stages) if job.kind == "reference" else lower_component(job, out, stages, Path(reference))
         stages.begin("")
     except F2IError as e:
         failure = {"message": str(e), "exit_code": e.exit_code}

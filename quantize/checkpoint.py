@@ -50,7 +50,9 @@ class PartClass:
 
 
 def _diffusers(cls: Any) -> PartClass:
-    return PartClass("diffusers", lambda c: cls.from_config(c), lambda m: dict(json.loads(m.to_json_string())), "diffusion_pytorch_model.safetensors")
+    return PartClass(
+        "diffusers", lambda c: cls.from_config(c), lambda m: dict(json.loads(m.to_json_string())), "diffusion_pytorch_model.safetensors"
+    )
 
 
 def _transformers(cls: Any, config: Any) -> PartClass:
@@ -64,7 +66,9 @@ PART_CLASSES: dict[str, dict[str, PartClass]] = {
         "Dinov2WithRegistersModel": _transformers(Dinov2WithRegistersModel, Dinov2WithRegistersConfig),
     },
     "projector": {
-        "TokenProjector": PartClass("f2i", lambda c: TokenProjector(ProjectorConfig(**c)), lambda m: m.config.model_dump(), "model.safetensors")
+        "TokenProjector": PartClass(
+            "f2i", lambda c: TokenProjector(ProjectorConfig(**c)), lambda m: m.config.model_dump(), "model.safetensors"
+        )
     },
     "codec": {
         "PixelCodec": PartClass("f2i", lambda c: PixelCodec(PixelCodecConfig(**c)), lambda m: m.config.model_dump(), None),
@@ -86,7 +90,9 @@ def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32) -
             (staging / name).mkdir()
             (staging / name / "config.json").write_text(json.dumps(kind.config_of(part), indent=2, default=str) + "\n")
             if kind.weights:
-                tensors = {k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().clone() for k, v in part.state_dict().items()}
+                tensors = {
+                    k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().clone() for k, v in part.state_dict().items()
+                }
                 save_file(tensors, staging / name / kind.weights, metadata={"format": "pt"})
         (staging / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -149,10 +155,14 @@ def _digest(file: Any) -> bytes:
 def _load_part(folder: Path, name: str, index: Mapping[str, Any]) -> Any:
     entry = index.get(name)
     if not (isinstance(entry, list) and len(entry) == 2):
-        raise CheckpointError(f"{folder / 'model_index.json'}: key {name!r} is {entry!r}, expected [library, class], as Diffusers writes it")
+        raise CheckpointError(
+            f"{folder / 'model_index.json'}: key {name!r} is {entry!r}, expected [library, class], as Diffusers writes it"
+        )
     kind = PART_CLASSES[name].get(entry[1])
     if kind is None:
-        raise CheckpointError(f"{folder / 'model_index.json'}: {name} is of class {entry[1]!r}, expected one of {', '.join(PART_CLASSES[name])}")
+        raise CheckpointError(
+            f"{folder / 'model_index.json'}: {name} is of class {entry[1]!r}, expected one of {', '.join(PART_CLASSES[name])}"
+        )
     config_path = folder / name / "config.json"
     config = _read_json(config_path)
     try:
@@ -180,7 +190,9 @@ def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], fold
             for key in sorted(expected.keys() - keys):
                 raise CheckpointError(f"{path}: key {key!r} is missing, expected shape {expected[key]}")
             for key in sorted(keys - expected.keys()):
-                raise CheckpointError(f"{path}: key {key!r} of shape {tuple(file.get_slice(key).get_shape())} is not part of the model its config.json describes")
+                raise CheckpointError(
+                    f"{path}: key {key!r} of shape {tuple(file.get_slice(key).get_shape())} is not part of the model its config.json describes"
+                )
             for key in sorted(keys):
                 got = tuple(file.get_slice(key).get_shape())
                 if got != expected[key]:
@@ -204,10 +216,14 @@ def _check_fit(folder: Path, model: F2IModel) -> None:
     """The parts must fit one another: channels, context width, token width."""
     width = model.feature_encoder.config.hidden_size
     if model.projector.config.in_features != width:
-        raise CheckpointError(f"{folder / 'projector/config.json'}: in_features is {model.projector.config.in_features}, expected the encoder's hidden size {width}")
+        raise CheckpointError(
+            f"{folder / 'projector/config.json'}: in_features is {model.projector.config.in_features}, expected the encoder's hidden size {width}"
+        )
     context = model.unet.config.cross_attention_dim
     if model.projector.config.context_features != context:
-        raise CheckpointError(f"{folder / 'projector/config.json'}: context_features is {model.projector.config.context_features}, expected the UNet's cross_attention_dim {context}")
+        raise CheckpointError(
+            f"{folder / 'projector/config.json'}: context_features is {model.projector.config.context_features}, expected the UNet's cross_attention_dim {context}"
+        )
     if isinstance(model.codec, PixelCodec):
         factor = model.codec.config.factor
         latent_in, latent_out = 3 * factor**2, 3 * (2 * factor) ** 2
@@ -225,7 +241,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError as e:
-        raise CheckpointError(f"{path}: missing; a checkpoint is a Diffusers-format folder with model_index.json, {', '.join(PARTS)}") from e
+        raise CheckpointError(
+            f"{path}: missing; a checkpoint is a Diffusers-format folder with model_index.json, {', '.join(PARTS)}"
+        ) from e
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}: not readable as JSON: {_first_line(e)}") from e
     if not isinstance(data, dict):

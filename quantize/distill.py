@@ -240,7 +240,7 @@ class _Run:
         position = self.state.step * self.accelerator.num_processes + self.accelerator.process_index
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + position)
         side = self.options.crop // self.student.latent_factor()
-        return torch.randn(count, self.student.codec.config.latent_channels, side, side, generator=generator).to(self.accelerator.device)
+        return torch.randn(count, self.student.latent_channels(), side, side, generator=generator).to(self.accelerator.device)
 
     def _report(self, log: RunLog | None, losses: list[dict[str, float]], score: float | None) -> None:
         means = {name: sum(entry[name] for entry in losses) / len(losses) for name in losses[0]} if losses else {}

@@ -7,12 +7,14 @@ import ctypes
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from runtime_py.errors import UsageError
 
@@ -69,19 +71,45 @@ def atomic_file(destination: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(destination: Path, text: str) -> None:
+    """Replace ``destination`` by a UTF-8 file with ``text``, in one step."""
+    with atomic_file(destination) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(destination: Path, data: dict[str, Any]) -> None:
+    """The same with ``data`` as indented JSON. Raises ValueError on NaN and infinity, which JSON has not."""
+    write_text(destination, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
 @contextlib.contextmanager
 def exclusive_lock(path: Path, *, busy: str, wait: bool = False) -> Iterator[None]:
-    """Hold an advisory lock on ``path`` (made if need be).
+    """Hold an advisory lock on ``path``, a file made for it and removed afterwards.
 
     When another process holds it: waits if ``wait``, else raises UsageError with ``busy``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as e:
-            raise UsageError(busy) from e
-        yield
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as e:
+                raise UsageError(busy) from e
+            # The holder before may have removed the file between our opening and locking it: then it guards nothing.
+            if not _same_file(file.fileno(), path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def sha256_file(path: Path) -> str:

@@ -214,7 +214,7 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
-        known = {"lr": self.input_spec(), **{name: None for name in self.constants}}
+        known = {"lr": self.input_spec(), **dict.fromkeys(self.constants)}
         if self.noise:
             known["noise"] = None
         for call in self.dataflow:

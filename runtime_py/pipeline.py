@@ -88,10 +88,7 @@ def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0)
     sessions: dict[str, Session] = {}
     for name in dict.fromkeys(call.component for call in manifest.dataflow):
         component = manifest.components[name]
-        if target == "torch":
-            path = bundle.check(component.reference)
-        else:
-            path = bundle.artifact_path(manifest.artifact(name, target, precision))
+        path = bundle.check(component.reference) if target == "torch" else bundle.artifact_path(manifest.artifact(name, target, precision))
         shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
         sessions[name] = open_session(target, path, component=name, inputs=shapes, threads=threads)
     constants = {name: bundle.constant(name) for name in manifest.constants}
@@ -111,7 +108,9 @@ def choose_variant(bundle: Bundle, target: str | None, precision: str | None) ->
 def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = None) -> TilePlan:
     """Tiles over a photo as the manifest asks, or with another overlap. Raises UsageError."""
     tile = bundle.manifest.tile
-    return plan_tiles(height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window)
+    return plan_tiles(
+        height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window
+    )
 
 
 def upscale_photo(
@@ -131,7 +130,9 @@ def upscale_photo(
     with PhotoReader(source) as reader:
         scale = pipeline.bundle.manifest.tile.scale
         plan = photo_plan(pipeline.bundle, reader.height, reader.width, overlap)
-        with PhotoWriter(destination, reader.width * scale, reader.height * scale, like=reader, quality=quality, bit_depth=bit_depth) as writer:
+        with PhotoWriter(
+            destination, reader.width * scale, reader.height * scale, like=reader, quality=quality, bit_depth=bit_depth
+        ) as writer:
             for y, x, block in upscale_blocks(reader.rows, plan, pipeline.tile, progress=progress):
                 writer.write_block(y, x, block)
         return [*reader.warnings, *writer.warnings]

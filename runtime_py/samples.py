@@ -10,7 +10,16 @@ from PIL import Image
 
 from runtime_py.errors import MissingPackageError, UsageError
 
-SAMPLES = ("astronaut.png", "coffee.png", "chelsea.png", "motorcycle_left.png", "rocket.jpg", "retina.jpg", "ihc.png", "hubble_deep_field.jpg")
+SAMPLES = (
+    "astronaut.png",
+    "coffee.png",
+    "chelsea.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+    "retina.jpg",
+    "ihc.png",
+    "hubble_deep_field.jpg",
+)
 """From portraits and still life to texture, dark sky and fine structure."""
 
 

@@ -240,7 +240,15 @@ def _photos(report: Report, gates: Gates, pipeline: Pipeline, stitched: list[Any
 
 
 def _against_truth(
-    report: Report, gates: Gates, row: dict[str, Any], path: Path, crop: np.ndarray, reference: np.ndarray, result: np.ndarray, folder: Path, pipeline: Pipeline
+    report: Report,
+    gates: Gates,
+    row: dict[str, Any],
+    path: Path,
+    crop: np.ndarray,
+    reference: np.ndarray,
+    result: np.ndarray,
+    folder: Path,
+    pipeline: Pipeline,
 ) -> None:
     """PSNR-Y and SSIM-Y to the high-resolution photo of the same name, on the same crop."""
     matches = [p for p in photo_files(folder) if p.stem == path.stem]

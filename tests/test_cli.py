@@ -55,7 +55,12 @@ def test_validate_holds_all_gates_and_writes_its_reports(tiny_bundle, tmp_path):
     result = f2i("validate", tiny_bundle, "--json", tmp_path / "v.json", "--junit", tmp_path / "v.xml", "--photos", "1")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "v.json").read_text())
-    assert report["schema"] == 1 and report["passed"] and len(report["components"]) == 16 and all(c["tiles"] == 16 for c in report["components"])
+    assert (
+        report["schema"] == 1
+        and report["passed"]
+        and len(report["components"]) == 16
+        and all(c["tiles"] == 16 for c in report["components"])
+    )
     assert f'tests="{len(report["gates"])}" failures="0"' in (tmp_path / "v.xml").read_text()
 
 
@@ -96,7 +101,9 @@ def test_bad_bundles(bundle_copy, tmp_path):
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     fails(f2i("verify", bundle_copy), 2, "unet.onnx", "SHA-256")
-    fails(f2i("run", bundle_copy, tmp_path / "p.png", "--out", tmp_path / "o.png", "--target", "onnx", "--precision", "fp32"), 2, "unet.onnx")
+    fails(
+        f2i("run", bundle_copy, tmp_path / "p.png", "--out", tmp_path / "o.png", "--target", "onnx", "--precision", "fp32"), 2, "unet.onnx"
+    )
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest | {"surprise": 1}))
     fails(f2i("inspect", bundle_copy), 2, "surprise")
@@ -117,8 +124,21 @@ def test_bad_usage(tiny_bundle, tmp_path):
 def test_missing_engine_package_names_the_install_command(tiny_bundle, tmp_path):
     """The package is hidden from the import system, as on a machine that never installed it."""
     Image.new("RGB", (40, 40)).save(tmp_path / "p.png")
-    hide = "import importlib.util as u; f=u.find_spec; u.find_spec=lambda n,*a: None if n=='onnxruntime' else f(n,*a); import f2i; f2i.main()"
-    command = [sys.executable, "-c", hide, "run", str(tiny_bundle), str(tmp_path / "p.png"), "--out", str(tmp_path / "o.png"), "--target", "onnx"]
+    hide = (
+        "import importlib.util as u; f=u.find_spec; u.find_spec=lambda n,*a: None if n=='onnxruntime' else f(n,*a); import f2i; f2i.main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        hide,
+        "run",
+        str(tiny_bundle),
+        str(tmp_path / "p.png"),
+        "--out",
+        str(tmp_path / "o.png"),
+        "--target",
+        "onnx",
+    ]
     fails(subprocess.run(command, capture_output=True, text=True, cwd=ROOT), 2, "onnxruntime", "pip install 'f2i-mobile[run-onnx]'")
 
 
@@ -129,7 +149,20 @@ def test_toolchain_failure_names_component_target_stage_and_log(cache, tmp_path)
     import os
 
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "f2i.py"), "export", "tiny", "--target", "onnx", "--precision", "fp32", "--tile", "36", "--out", str(tmp_path / "b")]
+    command = [
+        sys.executable,
+        str(ROOT / "f2i.py"),
+        "export",
+        "tiny",
+        "--target",
+        "onnx",
+        "--precision",
+        "fp32",
+        "--tile",
+        "36",
+        "--out",
+        str(tmp_path / "b"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     fails(result, 3, "onnx: ", "lower of", ".log")
     assert not (tmp_path / "b").exists()

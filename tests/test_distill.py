@@ -35,6 +35,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are taken in another order on another number of threads, here and in the processes that `launch` starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def options(folder, out, **changes):
     given = {
         "student": "tiny",

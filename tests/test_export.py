@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_every_target_and_precision_is_there_and_verified(tiny_bundle):
     bundle = open_bundle(tiny_bundle)
     assert verify(bundle) > 0
-    assert {v for v in bundle.manifest.variants()} == {(t, p) for t in TARGETS for p in ("fp32", "fp16")}
+    assert set(bundle.manifest.variants()) == {(t, p) for t in TARGETS for p in ("fp32", "fp16")}
     for artifact in bundle.manifest.artifacts:
         assert artifact.rewrites, f"{artifact.path}: no rewrite was recorded"
         assert all(r.relative_l2 <= (2e-4 if r.name == "sigmoid_gelu" else 1e-5) for r in artifact.rewrites)
@@ -80,7 +80,20 @@ def test_killed_export_leaves_no_bundle_and_goes_on_where_it_stopped(tmp_path):
     """Real SIGKILL once a component is finished: the finished work is not done again."""
     environment = {**os.environ, "F2I_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     out = tmp_path / "bundle"
-    command = [sys.executable, str(ROOT / "f2i.py"), "export", "tiny", "--target", "onnx", "--precision", "fp32", "--jobs", "1", "--out", str(out)]
+    command = [
+        sys.executable,
+        str(ROOT / "f2i.py"),
+        "export",
+        "tiny",
+        "--target",
+        "onnx",
+        "--precision",
+        "fp32",
+        "--jobs",
+        "1",
+        "--out",
+        str(out),
+    ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while len(list((tmp_path / "cache" / "jobs").glob("*/result.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:

@@ -44,7 +44,9 @@ def test_an_engine_s_library_is_imported_in_its_own_file_only(library):
             assert path.name in ENGINES[library], f"{path.name} imports {library}"
 
 
-@pytest.mark.parametrize("statement", ["import runtime_py", "import sys; sys.argv = ['f2i', '--help']; import f2i; f2i.app(standalone_mode=False)"])
+@pytest.mark.parametrize(
+    "statement", ["import runtime_py", "import sys; sys.argv = ['f2i', '--help']; import f2i; f2i.app(standalone_mode=False)"]
+)
 def test_light_imports_load_no_toolchain(statement):
     check = f"{statement}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, timeout=60)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -22,8 +22,8 @@ from runtime_py.errors import CheckpointError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FeatureBackbone = Dinov2Model | Dinov2WithRegistersModel
-Codec = PixelCodec | AutoencoderKL | AutoencoderTiny
+FeatureBackbone: TypeAlias = Dinov2Model | Dinov2WithRegistersModel
+Codec: TypeAlias = PixelCodec | AutoencoderKL | AutoencoderTiny
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,24 @@ class F2IModel:
         """Number of parameters in all parts."""
         return sum(p.numel() for part in self.parts().values() for p in part.parameters())
 
+    def latent_channels(self) -> int:
+        """Channels of the UNet's output."""
+        return int(self.unet.config.out_channels)
+
     def latent_factor(self) -> int:
         """Low-resolution pixels per latent position, per side (may be less than 1 for latents finer than the photo: refused)."""
         if isinstance(self.codec, PixelCodec):
             return self.codec.config.factor
-        downscale = 2 ** (len(self.codec.config.block_out_channels) - 1) if isinstance(self.codec, AutoencoderKL) else 2 ** sum(n > 1 for n in self.codec.config.num_encoder_blocks)
+        downscale = (
+            2 ** (len(self.codec.config.block_out_channels) - 1)
+            if isinstance(self.codec, AutoencoderKL)
+            else 2 ** sum(n > 1 for n in self.codec.config.num_encoder_blocks)
+        )
         factor, rest = divmod(downscale, self.config.scale)
         if rest or factor < 1:
-            raise CheckpointError(f"codec: it reduces by {downscale} per side, which is not a multiple of the scale {self.config.scale}; use a codec that does")
+            raise CheckpointError(
+                f"codec: it reduces by {downscale} per side, which is not a multiple of the scale {self.config.scale}; use a codec that does"
+            )
         return factor
 
     def tile_multiple(self) -> int:
@@ -131,7 +141,7 @@ class PixelUNet(nn.Module):
     def __init__(self, model: F2IModel, tile: int) -> None:
         super().__init__()
         self.denoiser = Denoiser(model)
-        self.codec = model.codec
+        self.codec: Any = model.codec
         self.enlarge = Resize(tile, tile * model.config.scale) if model.config.base == "bicubic" else None
 
     def forward(self, lr: Tensor, context: Tensor) -> Tensor:
@@ -166,7 +176,7 @@ class CodecEncoder(nn.Module):
     def __init__(self, model: F2IModel, tile: int) -> None:
         super().__init__()
         self.enlarge = Resize(tile, tile * model.config.scale)
-        self.codec = model.codec
+        self.codec: Any = model.codec
 
     def forward(self, lr: Tensor) -> Tensor:
         image = self.enlarge(lr) * 2.0 - 1.0
@@ -182,7 +192,7 @@ class CodecDecoder(nn.Module):
 
     def __init__(self, model: F2IModel) -> None:
         super().__init__()
-        self.codec = model.codec
+        self.codec: Any = model.codec
 
     def forward(self, latent: Tensor) -> Tensor:
         latent = latent / self.codec.config.scaling_factor + (getattr(self.codec.config, "shift_factor", None) or 0.0)
@@ -258,7 +268,9 @@ def build_components(model: F2IModel, tile: int) -> ComponentGraph:
     backbone = model.feature_encoder.config
     side = config.feature_size(tile, backbone.patch_size) // backbone.patch_size
     if side % config.token_stride:
-        raise UsageError(f"tile {tile}: its {side} patches per side cannot be averaged by token_stride {config.token_stride}; choose another tile")
+        raise UsageError(
+            f"tile {tile}: its {side} patches per side cannot be averaged by token_stride {config.token_stride}; choose another tile"
+        )
     tokens = (side // config.token_stride) ** 2 + (config.context == "all")
     rgb, large = (1, 3, tile, tile), (1, 3, tile * scale, tile * scale)
     context = (1, tokens, model.projector.config.context_features)
@@ -274,10 +286,12 @@ def build_components(model: F2IModel, tile: int) -> ComponentGraph:
     return _latent_graph(model, tile, components, calls, context)
 
 
-def _latent_graph(model: F2IModel, tile: int, components: dict[str, Component], calls: list[Call], context: tuple[int, ...]) -> ComponentGraph:
+def _latent_graph(
+    model: F2IModel, tile: int, components: dict[str, Component], calls: list[Call], context: tuple[int, ...]
+) -> ComponentGraph:
     config = model.config
     side = tile // model.latent_factor()
-    channels = model.codec.config.latent_channels
+    channels = model.latent_channels()
     latent = (1, channels, side, side)
     rgb, large = (1, 3, tile, tile), (1, 3, tile * config.scale, tile * config.scale)
     components["codec_encoder"] = Component("codec_encoder", CodecEncoder(model, tile).eval(), {"lr": rgb}, "latent", latent)
@@ -289,12 +303,18 @@ def _latent_graph(model: F2IModel, tile: int, components: dict[str, Component], 
     constants: dict[str, Tensor] = {}
     if len(config.steps) > 1:
         for k, (embedding, step) in enumerate(zip(time_embeddings(model.unet, config.steps), config.steps, strict=True)):
-            constants |= {f"time_embedding_{k}": embedding, f"keep_{k}": torch.full((1, 1, 1, 1), step.keep), f"add_{k}": torch.full((1, 1, 1, 1), step.add)}
+            constants |= {
+                f"time_embedding_{k}": embedding,
+                f"keep_{k}": torch.full((1, 1, 1, 1), step.keep),
+                f"add_{k}": torch.full((1, 1, 1, 1), step.add),
+            }
         inputs |= {"time_embedding": tuple(constants["time_embedding_0"].shape), "keep": (1, 1, 1, 1), "add": (1, 1, 1, 1)}
     components["unet"] = Component("unet", LatentUNet(model).eval(), inputs, "latent_out", latent)
     current = "noise" if config.noise else "lr_latent"
     for k in range(len(config.steps)):
-        source = {"latent": current, "lr_latent": "lr_latent", "context": "context"} | {n: f"{n}_{k}" for n in ("time_embedding", "keep", "add")}
+        source = {"latent": current, "lr_latent": "lr_latent", "context": "context"} | {
+            n: f"{n}_{k}" for n in ("time_embedding", "keep", "add")
+        }
         calls.append(Call("unet", {n: source[n] for n in inputs}, current := f"latent_{k + 1}"))
     components["codec_decoder"] = Component("codec_decoder", CodecDecoder(model).eval(), {"latent": latent}, "sr", large)
     calls.append(Call("codec_decoder", {"latent": current}, "sr"))

@@ -119,11 +119,17 @@ def _build(preset: Preset) -> F2IModel:
         codec = AutoencoderKL(**preset.codec)
         latent_in = latent_out = preset.codec["latent_channels"]
     unet = UNet2DConditionModel(
-        sample_size=64, in_channels=latent_in * (1 + preset.config.concat_lr), out_channels=latent_out, use_linear_projection=True, **preset.unet
+        sample_size=64,
+        in_channels=latent_in * (1 + preset.config.concat_lr),
+        out_channels=latent_out,
+        use_linear_projection=True,
+        **preset.unet,
     )
     # JSON makes tuples lists, as a checkpoint read back from disk has them.
     encoder = Dinov2Model(Dinov2Config(**json.loads(json.dumps(preset.encoder)), use_mask_token=True))
-    projector = TokenProjector(ProjectorConfig(in_features=preset.encoder["hidden_size"], context_features=preset.unet["cross_attention_dim"]))
+    projector = TokenProjector(
+        ProjectorConfig(in_features=preset.encoder["hidden_size"], context_features=preset.unet["cross_attention_dim"])
+    )
     for part in (unet, encoder, projector, codec):
         part.eval().requires_grad_(False)
     return F2IModel(preset.config, unet, encoder, projector, codec)

@@ -97,10 +97,8 @@ def _resize(
     for i, target in enumerate(targets):
         axis = first + i
         grid = sample_grid(x.shape[axis], target or x.shape[axis], choice(sampling_mode, SAMPLING_MODES, "sampling_mode"))
-        if interpolation_mode == "LINEAR":
-            x = _interpolate(x, axis, grid)
-        else:
-            x = x.index_select(axis, (grid + 0.5).floor().long().clamp(max=x.shape[axis] - 1))
+        nearest = (grid + 0.5).floor().long().clamp(max=x.shape[axis] - 1)
+        x = _interpolate(x, axis, grid) if interpolation_mode == "LINEAR" else x.index_select(axis, nearest)
     return x
 
 
