@@ -53,22 +53,36 @@ def relative_l2(reference: Tensor, test: Tensor) -> float:
 
 
 @torch.no_grad()
-def rewrite(module: nn.Module, target: str, component: str, precision: str, tiles: Sequence[Sequence[Tensor]]) -> Rewritten:
+def rewrite(module: nn.Module, target: str, component: str, tiles: Sequence[Sequence[Tensor]]) -> Rewritten:
     """Apply the target's rewrites one after another, each checked on real ``tiles`` against the module as it was given.
 
     ``tiles``: one list of input tensors per tile. Raises ToolchainError naming the rewrite that changed the numbers by more than
-    :data:`REWRITE_LIMIT` (:data:`HALF_REWRITE_LIMIT` for those made only for fp16).
+    :data:`REWRITE_LIMIT`.
     """
-    half_only = rewrites.HALF_REWRITES.get(target, ()) if precision == "fp16" else ()
-    loose = {rewrite.__name__ for rewrite in half_only}
-    references = [module(*tile) for tile in tiles]
-    records: list[RewriteRecord] = []
-    current = module
-    for name, count, current in rewrites.apply(module, (*rewrites.REWRITES[target], *half_only)):
-        error = max(relative_l2(reference, current(*tile)) for reference, tile in zip(references, tiles, strict=True))
-        limit = HALF_REWRITE_LIMIT if name in loose else REWRITE_LIMIT
+    return _prove(Rewritten(module, ()), rewrites.REWRITES[target], REWRITE_LIMIT, f"{component}/{target}", module, tiles)
+
+
+@torch.no_grad()
+def rewrite_for_half(
+    rewritten: Rewritten, original: nn.Module, target: str, component: str, tiles: Sequence[Sequence[Tensor]]
+) -> Rewritten:
+    """The rewrites that a target needs only when it computes in half precision, on top of :func:`rewrite`'s; limit :data:`HALF_REWRITE_LIMIT`."""
+    return _prove(rewritten, rewrites.HALF_REWRITES.get(target, ()), HALF_REWRITE_LIMIT, f"{component}/{target}", original, tiles)
+
+
+def _prove(
+    start: Rewritten, steps: tuple[rewrites.Rewrite, ...], limit: float, label: str, original: nn.Module, tiles: Sequence[Sequence[Tensor]]
+) -> Rewritten:
+    if not steps:
+        return start
+    references = [original(*tile) for tile in tiles]
+    records, current = list(start.records), start.module
+    for name, count, module in rewrites.apply(start.module, steps):
+        error = max(relative_l2(reference, module(*tile)) for reference, tile in zip(references, tiles, strict=True))
         if not error <= limit:
+            component, target = label.split("/")
             reason = f"relative L2 {error:.1e} to the original, expected at most {limit:.0e}"
             raise ToolchainError(component=component, target=target, stage=f"rewrite {name}", reason=reason)
         records.append(RewriteRecord(name=name, count=count, relative_l2=error))
+        current = module
     return Rewritten(current, tuple(records))

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoweringRequest:
-    """One component to lower: the rewritten module in float32, example inputs, and where to write."""
+    """One component to lower: the rewritten module in float32, example inputs, and where to write.
+
+    ``scratch`` is a folder that the precisions of one component and target share, for what they have in common.
+    """
 
     component: str
     module: nn.Module
@@ -28,6 +31,7 @@ class LoweringRequest:
     precision: str
     options: dict[str, str]
     path: Path
+    scratch: Path
 
 
 @dataclass(frozen=True)

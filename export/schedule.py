@@ -37,14 +37,18 @@ class Event:
 
 @dataclass
 class _Child:
-    job: Job
+    """A process and the jobs it does, one after another; ``results`` has those that are finished."""
+
+    jobs: list[Job]
     process: subprocess.Popen[bytes]
     needs: int
     began: float
     out: Path
     log: Path
-    error: dict[str, str] | None = None
+    current: int = 0
     stage: str = "start"
+    error: dict[str, str] | None = None
+    results: dict[Job, Path] = field(default_factory=dict)
     reader: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -70,50 +74,54 @@ def run_jobs(
     Raises UsageError when a job cannot fit in memory, ToolchainError (or the child's own error) when one fails; other children are ended first.
     """
     results: dict[Job, Path] = {}
-    queue = []
+    queue: list[list[Job]] = []
     for job in jobs:
         folder = cached(job)
         if folder:
             results[job] = folder
             on_event(Event(job, "cached"))
+            continue
+        group = next((g for g in queue if (g[0].component, g[0].target, g[0].kind) == (job.component, job.target, job.kind)), None)
+        if group:
+            group.append(job)
         else:
-            queue.append(job)
+            queue.append([job])
     running: list[_Child] = []
     try:
         while queue or running:
             free = psutil.virtual_memory().available
             while queue and len(running) < parallel:
-                needs = needed_bytes(queue[0], weight_bytes(queue[0]))
+                first = queue[0][0]
+                needs = needed_bytes(first, weight_bytes(first))
                 if running and needs > free - sum(c.needs for c in running) // 2:
                     break
                 if needs > free and not os.environ.get("F2I_IGNORE_MEMORY"):
                     raise UsageError(
-                        f"{queue[0].label}: needs about {needs / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; close other programs, "
+                        f"{first.label}: needs about {needs / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; close other programs, "
                         "use a machine with more, or set F2I_IGNORE_MEMORY=1 to try all the same"
                     )
-                job = queue.pop(0)
                 free -= needs
-                running.append(_start(job, needs, reference, on_event))
+                running.append(_start(queue.pop(0), needs, reference, on_event))
             time.sleep(0.05)
             for child in [c for c in running if c.process.poll() is not None]:
                 running.remove(child)
-                results[child.job] = _finish(child, on_event)
+                results |= _finish(child)
     finally:
         for child in running:
             _end(child)
     return results
 
 
-def _start(job: Job, needs: int, reference: Path | None, on_event: Callable[[Event], None]) -> _Child:
+def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callable[[Event], None]) -> _Child:
     root = cache_root()
     try:
         (root / "logs").mkdir(parents=True, exist_ok=True)
         out = Path(tempfile.mkdtemp(prefix=f"working-{os.getpid()}-", dir=root))
     except OSError as e:
         raise UsageError(f"{root}: the cache cannot be written: {e.strerror}; set F2I_CACHE to a folder that can") from e
-    log = root / "logs" / f"{job.key()}.log"
+    log = root / "logs" / f"{jobs[0].key()}.log"
     request = out.with_name(out.name + ".json")
-    request.write_text(json.dumps(_as_request(job, reference)))
+    request.write_text(json.dumps({"jobs": [asdict(job) for job in jobs], "reference": str(reference) if reference else ""}))
     read_end, write_end = os.pipe()
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -126,22 +134,40 @@ def _start(job: Job, needs: int, reference: Path | None, on_event: Callable[[Eve
             start_new_session=True,  # Ctrl-C reaches the parent, which ends its children in order
         )
     os.close(write_end)
-    child = _Child(job, process, needs, time.monotonic(), out, log)
-    on_event(Event(job, "running", "start"))
-
-    def listen() -> None:
-        with os.fdopen(read_end, "r") as events:
-            for line in events:
-                event = json.loads(line)
-                if "error" in event:
-                    child.error = event["error"]
-                else:
-                    child.stage = event["stage"]
-                    on_event(Event(job, "running", child.stage, time.monotonic() - child.began))
-
-    child.reader = threading.Thread(target=listen, daemon=True)
+    child = _Child(jobs, process, needs, time.monotonic(), out, log)
+    on_event(Event(jobs[0], "running", "start"))
+    child.reader = threading.Thread(target=_listen, args=(child, read_end, on_event), daemon=True)
     child.reader.start()
     return child
+
+
+def _listen(child: _Child, read_end: int, on_event: Callable[[Event], None]) -> None:
+    """Follow a child's events until it ends; a job's result goes to the cache as soon as it is there, whatever happens to the next."""
+    with os.fdopen(read_end, "r") as events:
+        for line in events:
+            event = json.loads(line)
+            child.current = event["job"]
+            job = child.jobs[child.current]
+            if "error" in event:
+                child.error = event["error"]
+            elif "done" in event:
+                child.results[job] = _keep(job, child.out / str(child.current))
+                on_event(Event(job, "done", seconds=time.monotonic() - child.began))
+                child.began = time.monotonic()
+            else:
+                child.stage = event["stage"]
+                on_event(Event(job, "running", child.stage, time.monotonic() - child.began))
+
+
+def _keep(job: Job, result: Path) -> Path:
+    """Move a result into the cache."""
+    folder = cache_root() / "jobs" / job.key()
+    with exclusive_lock(cache_root() / "jobs.lock", busy="", wait=True):
+        if not (folder / RESULT).is_file():
+            with atomic_directory(folder, replace=True) as staging:
+                staging.rmdir()
+                result.rename(staging)
+    return folder
 
 
 def _environment() -> dict[str, str]:
@@ -150,41 +176,26 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
 
 
-def _as_request(job: Job, reference: Path | None) -> dict[str, object]:
-    return asdict(job) | {"reference": str(reference) if reference else ""}
-
-
-def _finish(child: _Child, on_event: Callable[[Event], None]) -> Path:
+def _finish(child: _Child) -> dict[Job, Path]:
+    """Results of a child that has ended. Raises its error if it did not end well."""
     if child.reader:
-        child.reader.join(timeout=5)
-    request = child.out.with_name(child.out.name + ".json")
-    request.unlink(missing_ok=True)
-    code = child.process.returncode
-    job = child.job
+        child.reader.join()
+    child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
+    _remove(child.out)
+    code, job, error = child.process.returncode, child.jobs[child.current], child.error
+    if error and "reason" in error:
+        raise ToolchainError(
+            component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log
+        )
+    if error:
+        raise UsageError(error["message"])
     if code != 0:
-        _remove(child.out)
-        component, target = job.component or "all components", job.target or "torch"
-        error = child.error
-        if error and "reason" in error:
-            raise ToolchainError(
-                component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log
-            )
-        if error:
-            raise UsageError(error["message"])
         reason = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"
         if code == -signal.SIGKILL:
             reason += " (most likely by the system, for want of memory)"
+        component, target = job.component or "all components", job.target or "torch"
         raise ToolchainError(component=component, target=target, stage=child.stage, reason=reason, log=child.log)
-    folder = cache_root() / "jobs" / job.key()
-    with exclusive_lock(cache_root() / "jobs.lock", busy="", wait=True):
-        if not (folder / RESULT).is_file():
-            with atomic_directory(folder, replace=True) as staging:
-                staging.rmdir()
-                child.out.rename(staging)
-        else:
-            _remove(child.out)
-    on_event(Event(job, "done", seconds=time.monotonic() - child.began))
-    return folder
+    return child.results
 
 
 def _end(child: _Child) -> None:

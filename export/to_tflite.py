@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,13 @@ from runtime_py.manifest import Delegation, Fallback
 
 def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.tflite) and return how much of the graph the XNNPACK delegate takes on this machine."""
-    model = litert_torch.convert(request.module.eval(), tuple(request.example))
+    plain = request.scratch / "float32.tflite"
+    if not plain.is_file():
+        litert_torch.convert(request.module.eval(), tuple(request.example)).export(str(plain))
     if request.precision == "fp16":
-        with tempfile.TemporaryDirectory(dir=request.path.parent) as folder:
-            plain = Path(folder) / "fp32.tflite"
-            model.export(str(plain))
-            del model
-            _halve_weights(plain, request.path)
+        _halve_weights(plain, request.path)
     else:
-        model.export(str(request.path))
+        shutil.copyfile(plain, request.path)
     return _delegation(request.path)
 
 

@@ -1,4 +1,8 @@
-"""The child process of an export: ``python -m export.worker JOB.json OUTPUT_DIR EVENTS_FD``. Everything it prints goes to the log its parent chose."""
+"""The child process of an export: ``python -m export.worker JOBS.json OUTPUT_DIR EVENTS_FD``.
+
+It does one or more jobs that share a component and a target, so that toolchains are imported, weights loaded and rewrites proved once for all
+precisions. Job ``i`` leaves its result in ``OUTPUT_DIR/i``. Everything printed goes to the log that the parent chose.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,27 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.jobs import RESULT, Job
 from runtime_py.errors import F2IError, ToolchainError
 
+if TYPE_CHECKING:
+    from export.capture import Rewritten
+
 GOLDEN_CASES = (("portrait", "astronaut.png"), ("still_life", "coffee.png"))
 
 
-class Stages:
-    """Times the stages of a job and tells the parent which one has begun."""
+def tell(events: int, event: dict[str, object]) -> None:
+    """One line of JSON to the parent."""
+    os.write(events, (json.dumps(event) + "\n").encode())
 
-    def __init__(self, events: int) -> None:
-        self.events, self.began, self.name = events, time.monotonic(), ""
+
+class Stages:
+    """Times the stages of job number ``index`` and tells the parent which one has begun."""
+
+    def __init__(self, events: int, index: int) -> None:
+        self.events, self.index, self.began, self.name = events, index, time.monotonic(), ""
         self.done: list[dict[str, object]] = []
 
     def begin(self, name: str) -> None:
@@ -32,7 +45,7 @@ class Stages:
             self.done.append({"name": self.name, "seconds": round(now - self.began, 3), "peak_rss_bytes": peak})
         self.name, self.began = name, now
         if name:
-            os.write(self.events, (json.dumps({"stage": name}) + "\n").encode())
+            tell(self.events, {"job": self.index, "stage": name})
 
 
 def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
@@ -95,35 +108,60 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     }
 
 
-def lower_component(job: Job, out: Path, stages: Stages, reference: Path) -> dict[str, object]:
-    """One artifact, with the figures of its graph and its error to the reference on the golden tiles."""
-    import numpy as np
-    import torch
+class Lowering:
+    """Lowers one component to one target, one precision after another; what precisions share is made once."""
 
-    from export.capture import rewrite
+    def __init__(self, job: Job, reference: Path) -> None:
+        import numpy as np
+        import torch
+
+        from quantize import checkpoint
+        from quantize.models.model import build_components
+
+        graph = build_components(checkpoint.load(job.checkpoint), job.tile)
+        self.component = graph.components[job.component]
+        call = next(c for c in graph.calls if c.component == job.component)
+        self.cases = []
+        for case in json.loads((reference / RESULT).read_text())["cases"]:
+            folder = reference / "golden" / case["name"]
+            tensors = {n: np.load(folder / f"{n}.npy") for n in case["tensors"]} | {n: t.numpy() for n, t in graph.constants.items()}
+            self.cases.append(({i: tensors[call.arguments[i]] for i in self.component.inputs}, tensors[call.result]))
+        self.tiles = [[torch.from_numpy(inputs[i]) for i in self.component.inputs] for inputs, _ in self.cases]
+        self.rewritten: Rewritten | None = None
+
+    def rewrite(self, job: Job) -> Rewritten:
+        """The component's module as the job's target and precision want it."""
+        from export.capture import rewrite, rewrite_for_half
+
+        tiles = self.tiles[:1] if job.tile >= 512 else self.tiles
+        if self.rewritten is None:
+            self.rewritten = rewrite(self.component.module, job.target, job.component, tiles)
+        if job.precision == "fp16":
+            return rewrite_for_half(self.rewritten, self.component.module, job.target, job.component, tiles)
+        return self.rewritten
+
+
+def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering: Lowering) -> dict[str, object]:
+    """One artifact, with the figures of its graph and its error to the reference on the golden tiles."""
     from export.lowering import TARGETS, LoweringRequest, lower
-    from quantize import checkpoint
-    from quantize.models.model import build_components
     from runtime_py import engines
     from runtime_py.metrics import ErrorSums
 
-    stages.begin("load")
-    graph = build_components(checkpoint.load(job.checkpoint), job.tile)
-    component = graph.components[job.component]
-    described = json.loads((reference / RESULT).read_text())
-    call = next(c for c in graph.calls if c.component == job.component)
-    cases = []
-    for case in described["cases"]:
-        folder = reference / "golden" / case["name"]
-        tensors = {n: np.load(folder / f"{n}.npy") for n in case["tensors"]} | {n: t.numpy() for n, t in graph.constants.items()}
-        cases.append(({i: tensors[call.arguments[i]] for i in component.inputs}, tensors[call.result]))
-    tiles = [[torch.from_numpy(inputs[i]) for i in component.inputs] for inputs, _ in cases]
+    component, cases = lowering.component, lowering.cases
     stages.begin("rewrite")
-    rewritten = rewrite(component.module, job.target, job.component, job.precision, tiles[:1] if job.tile >= 512 else tiles)
+    rewritten = lowering.rewrite(job)
     stages.begin("lower")
     path = out / f"{job.component}{TARGETS[job.target].suffix}"
     request = LoweringRequest(
-        job.component, rewritten.module, component.inputs, component.output, tiles[0], job.precision, dict(job.options), path
+        job.component,
+        rewritten.module,
+        component.inputs,
+        component.output,
+        lowering.tiles[0],
+        job.precision,
+        dict(job.options),
+        path,
+        scratch,
     )
     try:
         delegation = lower(job.target, request)
@@ -176,24 +214,34 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one job. Exit code 0, or that of the error, whose text goes to the parent as the last event."""
-    job_file, out, events = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
-    request = json.loads(job_file.read_text())
-    reference = request.pop("reference")
-    job = Job(**request | {"options": tuple(tuple(o) for o in request["options"])})
-    stages = Stages(events)
+    """Do all jobs. Exit code 0, or that of the error, whose text goes to the parent as the last event."""
+    request_file, out, events = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
+    request = json.loads(request_file.read_text())
+    jobs = [Job(**job | {"options": tuple(tuple(o) for o in job["options"])}) for job in request["jobs"]]
+    lowering: Lowering | None = None
+    scratch = out / "scratch"
+    scratch.mkdir()
     _die_with_parent()
-    try:
-        result = capture_reference(job, out, stages) if job.kind == "reference" else lower_component(job, out, stages, Path(reference))
-        stages.begin("")
-    except F2IError as e:
-        failure = {"message": str(e), "exit_code": e.exit_code}
-        if isinstance(e, ToolchainError):
-            failure |= {"component": e.component, "target": e.target, "stage": e.stage, "reason": e.reason}
-        os.write(events, (json.dumps({"error": failure}) + "\n").encode())
-        traceback.print_exc()
-        return e.exit_code
-    (out / RESULT).write_text(json.dumps(result | {"stages": stages.done, "tool_versions": job.tool_versions()}, indent=1))
+    for index, job in enumerate(jobs):
+        stages, folder = Stages(events, index), out / str(index)
+        folder.mkdir()
+        try:
+            if job.kind == "reference":
+                result = capture_reference(job, folder, stages)
+            else:
+                stages.begin("load")
+                lowering = lowering or Lowering(job, Path(request["reference"]))
+                result = lower_component(job, folder, scratch, stages, lowering)
+            stages.begin("")
+        except F2IError as e:
+            failure: dict[str, object] = {"message": str(e), "exit_code": e.exit_code}
+            if isinstance(e, ToolchainError):
+                failure |= {"component": e.component, "target": e.target, "stage": e.stage, "reason": e.reason}
+            tell(events, {"job": index, "error": failure})
+            traceback.print_exc()
+            return e.exit_code
+        (folder / RESULT).write_text(json.dumps(result | {"stages": stages.done, "tool_versions": job.tool_versions()}, indent=1))
+        tell(events, {"job": index, "done": True})
     return 0
 
 
