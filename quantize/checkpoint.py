@@ -47,6 +47,20 @@ class PartClass:
     build: Callable[[dict[str, Any]], nn.Module]
     config_of: Callable[[Any], dict[str, Any]]
     weights: str | None
+    published: tuple[tuple[str, str], ...] = ()
+    """Parts of keys as (in files, in this version's module), where the library renamed them since; both are read, the first is written."""
+
+    def module_key(self, key: str) -> str:
+        """The module's name for a file's key."""
+        for old, new in self.published:
+            key = key.replace(old, new)
+        return key
+
+    def file_key(self, key: str) -> str:
+        """The file's name for a module's key."""
+        for old, new in self.published:
+            key = key.replace(new, old)
+        return key
 
 
 def _diffusers(cls: Any) -> PartClass:
@@ -56,8 +70,16 @@ def _diffusers(cls: Any) -> PartClass:
 
 
 def _transformers(cls: Any, config: Any) -> PartClass:
-    return PartClass("transformers", lambda c: cls(config.from_dict(c)), lambda m: m.config.to_dict(), "model.safetensors")
+    return PartClass("transformers", lambda c: cls(config.from_dict(c)), lambda m: m.config.to_dict(), "model.safetensors", DINO_KEYS)
 
+
+DINO_KEYS = (
+    (".attention.attention.query.", ".attention.q_proj."),
+    (".attention.attention.key.", ".attention.k_proj."),
+    (".attention.attention.value.", ".attention.v_proj."),
+    (".attention.output.dense.", ".attention.o_proj."),
+)
+"""As Meta's DINOv2 checkpoints name them, and as transformers 5 has them in memory."""
 
 PART_CLASSES: dict[str, dict[str, PartClass]] = {
     "unet": {"UNet2DConditionModel": _diffusers(UNet2DConditionModel)},
@@ -91,7 +113,8 @@ def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32) -
             (staging / name / "config.json").write_text(json.dumps(kind.config_of(part), indent=2, default=str) + "\n")
             if kind.weights:
                 tensors = {
-                    k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().clone() for k, v in part.state_dict().items()
+                    kind.file_key(k): v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().clone()
+                    for k, v in part.state_dict().items()
                 }
                 save_file(tensors, staging / name / kind.weights, metadata={"format": "pt"})
         (staging / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -186,18 +209,20 @@ def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], fold
     tensors: dict[str, torch.Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            keys = set(file.keys())
-            for key in sorted(expected.keys() - keys):
+            keys = dict(entry for k in file.keys() for entry in _entries(kind, k))  # noqa: SIM118 - a file is not a dictionary
+            for key in sorted(expected.keys() - keys.keys()):
                 raise CheckpointError(f"{path}: key {key!r} is missing, expected shape {expected[key]}")
-            for key in sorted(keys - expected.keys()):
+            for key in sorted(keys.keys() - expected.keys()):
                 raise CheckpointError(
-                    f"{path}: key {key!r} of shape {tuple(file.get_slice(key).get_shape())} is not part of the model its config.json describes"
+                    f"{path}: key {keys[key][0]!r} of shape {tuple(file.get_slice(keys[key][0]).get_shape())} is not part of the model its config.json describes"
                 )
-            for key in sorted(keys):
-                got = tuple(file.get_slice(key).get_shape())
+            for key, (stored, half) in sorted(keys.items()):
+                got = tuple(file.get_slice(stored).get_shape())
+                if half is not None:
+                    got = (got[0] // 2, *got[1:])
                 if got != expected[key]:
                     raise CheckpointError(f"{path}: key {key!r} has shape {got}, expected {expected[key]}")
-                tensor = file.get_tensor(key)
+                tensor = file.get_tensor(stored) if half is None else file.get_tensor(stored).chunk(2)[half].contiguous()
                 tensors[key] = tensor.float() if tensor.is_floating_point() else tensor
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path}: not a readable safetensors file: {_first_line(e)}") from e
@@ -210,6 +235,14 @@ def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], fold
         fresh.load_state_dict(tensors)
         return fresh
     return part
+
+
+def _entries(kind: PartClass, stored: str) -> list[tuple[str, tuple[str, int | None]]]:
+    """(module's key, (file's key, which half of its tensor)). DINOv2's SwiGLU is published with gate and value in one projection."""
+    key = kind.module_key(stored)
+    if kind.published and ".mlp.weights_in." in key:
+        return [(key.replace("weights_in", name), (stored, half)) for half, name in enumerate(("gate_proj", "up_proj"))]
+    return [(key.replace(".mlp.weights_out.", ".mlp.down_proj.") if kind.published else key, (stored, None))]
 
 
 def _check_fit(folder: Path, model: F2IModel) -> None:
