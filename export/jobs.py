@@ -18,8 +18,8 @@ from export.lowering import TARGETS
 
 SOURCES = (
     "export/worker.py",
-    "export/capture.py",
-    "export/rewrites.py",
+    "quantize/capture.py",
+    "quantize/rewrites.py",
     "export/to_*.py",
     "quantize/models/*.py",
     "runtime_py/resample.py",

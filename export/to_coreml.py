@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import coremltools as ct
 
-from export.capture import capture
 from export.lowering import LoweringRequest
+from quantize.capture import capture
 from runtime_py.manifest import Delegation
 
 MINIMUM_DEPLOYMENT_TARGET = "iOS18"

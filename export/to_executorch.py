@@ -14,8 +14,8 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPar
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch.fx import GraphModule
 
-from export.capture import HalfInside, capture
 from export.lowering import LoweringRequest
+from quantize.capture import HalfInside, capture
 from runtime_py.errors import UsageError
 from runtime_py.manifest import Delegation, Fallback
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 import torch
 
-from export.capture import HalfInside, capture
 from export.lowering import LoweringRequest
+from quantize.capture import HalfInside, capture
 from runtime_py.manifest import Delegation
 
 OPSET = 20

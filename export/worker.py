@@ -20,7 +20,7 @@ from export.jobs import RESULT, Job
 from runtime_py.errors import F2IError, ToolchainError
 
 if TYPE_CHECKING:
-    from export.capture import Rewritten
+    from quantize.capture import Rewritten
 
 GOLDEN_CASES = (("portrait", "astronaut.png"), ("still_life", "coffee.png"))
 
@@ -53,8 +53,8 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     import numpy as np
     import torch
 
-    from export.capture import capture
     from quantize import checkpoint
+    from quantize.capture import capture
     from quantize.models.model import build_components
     from runtime_py.samples import cut_tiles, load_rgb, sample_photo
 
@@ -131,7 +131,7 @@ class Lowering:
 
     def rewrite(self, job: Job) -> Rewritten:
         """The component's module as the job's target and precision want it."""
-        from export.capture import rewrite, rewrite_for_half
+        from quantize.capture import rewrite, rewrite_for_half
 
         tiles = self.tiles[:1] if job.tile >= 512 else self.tiles
         if self.rewritten is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from export import rewrites
+from quantize import rewrites
 from runtime_py.errors import ToolchainError
 from runtime_py.manifest import RewriteRecord
 

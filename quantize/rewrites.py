@@ -369,7 +369,7 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
 
 
 HALF_REWRITES: dict[str, tuple[Rewrite, ...]] = {"executorch": (sigmoid_gelu,)}
-"""What is rewritten besides when computing in half precision; each must stay below :data:`export.capture.HALF_REWRITE_LIMIT`."""
+"""What is rewritten besides when computing in half precision; each must stay below :data:`quantize.capture.HALF_REWRITE_LIMIT`."""
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
