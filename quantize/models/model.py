@@ -109,7 +109,7 @@ class FeatureEncoder(nn.Module):
 class Denoiser(nn.Module):
     """The UNet with its step: latent (and, with ``concat_lr``, low-resolution latent) and context → next latent.
 
-    With one step the timestep is a constant of the graph. With several, ``time_embedding`` (1, features) and ``keep``/``add`` (1, 1, 1, 1) are inputs
+    With one step the timestep is a constant of the graph. With several, ``time_embedding`` (1, features) and ``step_keep``/``step_add`` (1, 1, 1, 1) are inputs
     whose values the bundle carries, so that all steps share one graph and one set of weights.
     """
 
@@ -151,7 +151,7 @@ class PixelUNet(nn.Module):
 
 
 class LatentUNet(nn.Module):
-    """Latents and context → the next latent. Inputs in this order: latent, [lr_latent], context, [time_embedding, keep, add]."""
+    """Latents and context → the next latent. Inputs in this order: latent, [lr_latent], context, [time_embedding, step_keep, step_add]."""
 
     def __init__(self, model: F2IModel) -> None:
         super().__init__()
@@ -305,15 +305,15 @@ def _latent_graph(
         for k, (embedding, step) in enumerate(zip(time_embeddings(model.unet, config.steps), config.steps, strict=True)):
             constants |= {
                 f"time_embedding_{k}": embedding,
-                f"keep_{k}": torch.full((1, 1, 1, 1), step.keep),
-                f"add_{k}": torch.full((1, 1, 1, 1), step.add),
+                f"step_keep_{k}": torch.full((1, 1, 1, 1), step.keep),
+                f"step_add_{k}": torch.full((1, 1, 1, 1), step.add),
             }
-        inputs |= {"time_embedding": tuple(constants["time_embedding_0"].shape), "keep": (1, 1, 1, 1), "add": (1, 1, 1, 1)}
+        inputs |= {"time_embedding": tuple(constants["time_embedding_0"].shape), "step_keep": (1, 1, 1, 1), "step_add": (1, 1, 1, 1)}
     components["unet"] = Component("unet", LatentUNet(model).eval(), inputs, "latent_out", latent)
     current = "noise" if config.noise else "lr_latent"
     for k in range(len(config.steps)):
         source = {"latent": current, "lr_latent": "lr_latent", "context": "context"} | {
-            n: f"{n}_{k}" for n in ("time_embedding", "keep", "add")
+            n: f"{n}_{k}" for n in ("time_embedding", "step_keep", "step_add")
         }
         calls.append(Call("unet", {n: source[n] for n in inputs}, current := f"latent_{k + 1}"))
     components["codec_decoder"] = Component("codec_decoder", CodecDecoder(model).eval(), {"latent": latent}, "sr", large)
