@@ -53,6 +53,8 @@ def demo(
 
     Example: `f2i demo --out demo-out`
     """
+    from benchmarks.report import write_report
+    from benchmarks.report_images import ReportImages
     from export.bundle import ExportOptions, export_bundle
     from runtime_py.pipeline import open_pipeline, upscale_photo
     from runtime_py.samples import sample_photo
@@ -69,8 +71,10 @@ def demo(
                 upscale_photo(
                     pipeline, source, out_dir / f"{source.stem}_{name}_{kind}.png", progress=steps.counter(f"photo through {name} {kind}")
                 )
-        report = validate(bundle, ValidateOptions(images=photo), steps.count)
+        images = ReportImages()
+        report = validate(bundle, ValidateOptions(images=photo), steps.count, images.collect)
     write_json(out_dir / "validate.json", report.as_json())
+    write_report(out_dir / "report.html", bundle, report, images, command=_command())
     out.print(parity_table(bundle, report))
     out.print(f"Photos, bundle and reports are in {out_dir}")
     _end(report)
@@ -90,6 +94,41 @@ def doctor(as_json: JsonFlag = False) -> None:
         return
     out.print(doctor_table(data))
     out.print(", ".join(f"{k} {v}" for k, v in data["versions"].items() if v))
+
+
+@app.command()
+def distill(
+    data: Annotated[Path, typer.Option(help="Folder of training photos, searched recursively.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", help="The checkpoint to write; the run's own files go to OUT.run.", show_default=False)],
+    student: Annotated[str, typer.Option(help="A preset (nano, mobile, …), or a checkpoint to go on from.")] = "nano",
+    teacher: Annotated[str | None, typer.Option(help="A checkpoint; without one the student learns from the photos alone.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Photos to evaluate on; default: 8 training photos are held out.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
+    batch: Annotated[int, typer.Option(min=1, help="Crops per step and process.")] = 8,
+    crop: Annotated[int, typer.Option(min=16, help="Side of a low-resolution crop, pixels.")] = 64,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and crops.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with the same options stopped.")] = False,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="Any other option as NAME=VALUE, e.g. --set weights.fft=0.02.")] = None,
+) -> None:
+    """Train a model on photos, from scratch or from a teacher. Ctrl-C saves; --resume goes on with the same losses.
+
+    Example: `f2i distill --data photos --student nano --teacher big --out small`
+    """
+    from quantize.distill import distill as train
+    from quantize.distill_options import parse_options
+
+    given = {"data": data, "out": out_dir, "student": student, "teacher": teacher, "validation": validation, "steps": steps, "batch": batch}
+    options = parse_options(given | {"crop": crop, "lr": lr, "seed": seed, "resume": resume}, setting or [])
+    with Steps(err) as progress:
+        result = train(options, progress.training)
+    for name, reason in result.skipped:
+        err.print(f"{name}: not used: {reason}", style="yellow", markup=False)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    out.print(
+        f"{result.out}: best at step {result.best_step} of {result.steps}, {result.best_psnr_y:.2f} dB PSNR-Y on the validation photos"
+    )
 
 
 @app.command()
@@ -200,10 +239,11 @@ def validate(
     threads: Threads = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the gates as JUnit XML.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report to look at: one offline page.")] = None,
 ) -> None:
     """Every artifact against the full-precision reference, on real photo tiles. Exit code 1 when a gate falls.
 
-    Example: `f2i validate bundle --images photos --json parity.json`
+    Example: `f2i validate bundle --images photos --json parity.json --html report.html`
     """
     from runtime_py.bundle import open_bundle
     from runtime_py.validate import ValidateOptions
@@ -213,18 +253,72 @@ def validate(
     if hr is not None and images is None:
         raise UsageError("--hr needs --images: the low-resolution photos of the same names")
     options = ValidateOptions(images, hr, open_bundle(against) if against else None, target, precision, tiles, photos, threads=threads)
+    images = None
+    if html:
+        from benchmarks.report_images import ReportImages
+
+        images = ReportImages()
     with Steps(err) as steps:
-        report = validate_bundle(opened, options, steps.count)
+        report = validate_bundle(opened, options, steps.count, images.collect if images else lambda _: None)
     if json_file:
         write_json(json_file, report.as_json())
     if junit:
         write_text(junit, report.as_junit())
+    if html and images:
+        from benchmarks.report import write_report
+
+        write_report(html, opened, report, images, command=_command())
     out.print(parity_table(opened, report))
     _end(report)
 
 
+@app.command()
+def bench(
+    bundle: BundleArgument,
+    device: Annotated[str, typer.Option(help="host, arm64, adb, adb:SERIAL or apple.")] = "host",
+    target: Annotated[str | None, typer.Option(help="Only this target.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Only this precision.")] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Runs before any is timed.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs, in ten rounds that take turns with the other variants.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0.1, help="The longest that one row may take; it says how many runs it had.")] = 6.0,
+    threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "2,1",
+    sustained: Annotated[float, typer.Option(min=0, help="Minutes of tiles without a pause, with temperature and clocks.")] = 0.0,
+    gate: Annotated[float | None, typer.Option(help="Degrees Celsius below which a round may begin.")] = None,
+    photo: Annotated[str, typer.Option(help="Megapixels to predict whole photos for, comma-separated.")] = "12,50,200",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
+    baseline: Annotated[Path | None, typer.Option(help="An earlier --json of the same device: faster, slower or inconclusive.")] = None,
+) -> None:
+    """Latency with its interval, load time, memory and share of the machine's limit, for every variant and component.
+
+    Example: `f2i bench bundle --json bench.json --baseline last-release.json`
+    """
+    from benchmarks.bench import BenchOptions, run_bench
+    from benchmarks.bench_tables import bench_notes, bench_table, compared_table
+    from benchmarks.protocol import bench_json, read_bench, with_baseline
+    from runtime_py.bundle import open_bundle
+
+    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, gate, photo)
+    before = read_bench(baseline) if baseline else None
+    with Steps(err) as steps:
+        report = run_bench(open_bundle(bundle), options, steps.count)
+    if before:
+        report = with_baseline(report, before, str(baseline))
+    if json_file:
+        write_json(json_file, bench_json(report))
+    out.print(bench_table(report))
+    for note in bench_notes(report):
+        out.print(note, soft_wrap=True)
+    if report.compared:
+        out.print(compared_table(report))
+
+
 def _split(value: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+def _command() -> list[str]:
+    """The command line as a reader repeats it."""
+    return ["f2i", *sys.argv[1:]]
 
 
 def _make_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 if TYPE_CHECKING:
     from export.schedule import Event
+    from quantize.distill import DistillProgress
 
 
 class Steps:
@@ -56,6 +57,16 @@ class Steps:
         if done == of:
             self.bar.remove_task(self.tasks.pop(what))
             self.console.print(f"{what}: {of} done", style="dim")
+
+    def training(self, at: DistillProgress) -> None:
+        """A report of a training run: a line per evaluation, the bar for the rest."""
+        what = "training"
+        if what not in self.tasks:
+            self.tasks[what] = self.bar.add_task(what, total=at.steps)
+        if at.validation_psnr_y is not None:
+            self.console.print(f"step {at.step} of {at.steps}: {at.validation_psnr_y:.3f} dB PSNR-Y, {at.seconds:.0f} s", style="dim")
+        else:
+            self.bar.update(self.tasks[what], completed=at.step, description=f"training, loss {at.loss:.5f}")
 
     def counter(self, what: str) -> Callable[[int, int], None]:
         """A callback (done, of) for one thing."""

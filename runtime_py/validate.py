@@ -21,7 +21,7 @@ from runtime_py.photo import PhotoReader
 from runtime_py.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
 from runtime_py.samples import SAMPLES, cut_tiles, load_rgb, sample_photo
 from runtime_py.seams import seam_ratio
-from runtime_py.tiles import upscale_array
+from runtime_py.tiles import TilePlan, upscale_array
 
 SCHEMA = 1
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif", ".heic"}
@@ -44,6 +44,21 @@ class ValidateOptions:
     """Side of the stitched crops, in tiles."""
     threads: int = 0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class StitchedPhoto:
+    """One crop as one variant upscaled it, for whoever wants to show it. Images are float32 (h, w, 3), nominally in [0, 1], not clipped."""
+
+    target: str
+    precision: str
+    image: str
+    lr: np.ndarray
+    reference: np.ndarray
+    result: np.ndarray
+    plan: TilePlan
+    component_seconds: dict[str, float]
+    """Seconds per call of each component, over every call that this variant's validation has made so far."""
 
 
 @dataclass
@@ -87,10 +102,15 @@ class Report:
         return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def validate(bundle: Bundle, options: ValidateOptions, progress: Callable[[str, int, int], None] = lambda *_: None) -> Report:
+def validate(
+    bundle: Bundle,
+    options: ValidateOptions,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    show: Callable[[StitchedPhoto], None] = lambda _: None,
+) -> Report:
     """Measure every variant and gate it.
 
-    ``progress(what, done, of)`` is called as work goes on. Raises UsageError, BundleError, PhotoError, ToolchainError.
+    ``progress(what, done, of)`` is called as work goes on, ``show`` with every stitched crop as soon as it is judged. Raises UsageError, BundleError, PhotoError, ToolchainError.
     """
     variants = [v for v in bundle.manifest.variants() if options.target in (None, v[0]) and options.precision in (None, v[1])]
     if not variants:
@@ -116,7 +136,7 @@ def validate(bundle: Bundle, options: ValidateOptions, progress: Callable[[str, 
     for done, (target, precision) in enumerate(variants):
         with open_pipeline(bundle, target, precision, threads=options.threads) as pipeline:
             _components(report, gates, pipeline, expected)
-            _photos(report, gates, pipeline, stitched, options)
+            _photos(report, gates, pipeline, stitched, options, show)
             _sanity(report, pipeline, tiles[0])
         progress("variants", done + 1, len(variants))
     return report
@@ -209,7 +229,9 @@ def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list
             report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} sqnr_db", sqnr, limit, at_least=True)
 
 
-def _photos(report: Report, gates: Gates, pipeline: Pipeline, stitched: list[Any], options: ValidateOptions) -> None:
+def _photos(
+    report: Report, gates: Gates, pipeline: Pipeline, stitched: list[Any], options: ValidateOptions, show: Callable[[StitchedPhoto], None]
+) -> None:
     name = f"{pipeline.target}/{pipeline.precision}"
     for path, crop, reference, reference_seconds in stitched:
         result, seconds = _stitch(pipeline, crop)
@@ -237,6 +259,8 @@ def _photos(report: Report, gates: Gates, pipeline: Pipeline, stitched: list[Any
             report.gate(f"{name} {path.name} psnr_db", value, limit, at_least=True)
         if seam is not None and not math.isnan(seam):
             report.gate(f"{name} {path.name} seam_ratio", seam, gates.seam_ratio, at_least=False)
+        per_call = {c: s / pipeline.calls[c] for c, s in pipeline.seconds.items()}
+        show(StitchedPhoto(pipeline.target, pipeline.precision, path.name, crop, reference, result, plan, per_call))
 
 
 def _against_truth(

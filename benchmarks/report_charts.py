@@ -1,0 +1,129 @@
+"""Charts of a report as data for inline SVG: positions are computed here, the template draws them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 720, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 24, 56
+"""Margins around the plot, in the SVG's own units."""
+SHAPES = {"fp32": "circle", "fp16": "square", "w8": "triangle", "w8a8": "diamond", "w8a8-mixed": "diamond", "w8a16": "triangle"}
+"""A precision's mark; palettes (p8, p6, p4) are circles."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a chart shows of one target and precision. ``latency`` is relative to the torch reference on the machine that validated."""
+
+    target: str
+    precision: str
+    megabytes: float
+    latency: float | None
+    psnr_db: float | None
+
+    @property
+    def name(self) -> str:
+        """``target/precision``."""
+        return f"{self.target}/{self.precision}"
+
+
+def pareto_front(variants: list[Variant]) -> set[str]:
+    """Names of the variants that no other beats in latency, size and quality at once (no worse in all three, better in one)."""
+
+    def key(v: Variant) -> tuple[float, float, float]:
+        return (v.latency or math.inf, v.megabytes, -(v.psnr_db or -math.inf))
+
+    def beaten(v: Variant) -> bool:
+        return any(all(a <= b for a, b in zip(key(o), key(v), strict=True)) and key(o) != key(v) for o in variants)
+
+    return {v.name for v in variants if not beaten(v)}
+
+
+def scatter(variants: list[Variant]) -> dict[str, Any] | None:
+    """Latency (logarithmic) against photo PSNR, area by size. None when no variant has both figures."""
+    shown = [v for v in variants if v.latency and v.psnr_db is not None]
+    if not shown:
+        return None
+    latencies = [math.log10(v.latency or 1.0) for v in shown]
+    x_low, x_high = _spread(min(latencies), max(latencies), 0.2)
+    qualities = [v.psnr_db or 0.0 for v in shown]
+    y_low, y_high = _spread(min(qualities), max(qualities), 10.0)
+    largest = max(v.megabytes for v in shown)
+    front = pareto_front(shown)
+
+    def place_x(value: float) -> float:
+        return round(LEFT + (value - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def place_y(value: float) -> float:
+        return round(HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    points = [
+        {
+            "name": v.name,
+            "target": v.target,
+            "shape": SHAPES.get(v.precision, "circle"),
+            "x": place_x(math.log10(v.latency or 1.0)),
+            "y": place_y(v.psnr_db or 0.0),
+            "r": round(6 + 10 * math.sqrt(v.megabytes / largest), 1),
+            "front": v.name in front,
+            "title": f"{v.name}: {v.latency:.2f} × torch, {v.psnr_db:.1f} dB, {v.megabytes:.1f} MB",
+        }
+        for v in shown
+    ]
+    _label(points)
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "plot": {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
+        "x_ticks": [{"at": place_x(math.log10(t)), "label": f"{t:g}×"} for t in _log_ticks(x_low, x_high)],
+        "y_ticks": [{"at": place_y(t), "label": f"{t:g}"} for t in _ticks(y_low, y_high)],
+        "points": points,
+    }
+
+
+def shares(parts: dict[str, float]) -> list[dict[str, Any]]:
+    """Parts of a whole as percentages with their offsets, for a stacked bar."""
+    total = sum(parts.values()) or 1.0
+    starts = itertools.accumulate([0.0, *parts.values()])
+    return [
+        {"name": name, "value": value, "percent": 100 * value / total, "offset": 100 * start / total}
+        for (name, value), start in zip(parts.items(), starts, strict=False)
+    ]
+
+
+def _label(points: list[dict[str, Any]]) -> None:
+    """Places each point's name beside it, pushed apart where names would overlap, and on the left where the right has no room."""
+    taken: list[tuple[float, float, float]] = []
+    for point in sorted(points, key=lambda p: p["y"]):
+        length = 9.2 * len(point["name"])
+        right = point["x"] + point["r"] + 6
+        left_side = right + length > WIDTH - 4
+        start = point["x"] - point["r"] - 6 - length if left_side else right
+        y = point["y"] + 4
+        while any(abs(y - other) < 18 and start < b and start + length > a for a, b, other in taken):
+            y += 2
+        taken.append((start, start + length, y))
+        point |= {
+            "label_x": round(start + length if left_side else start, 1),
+            "label_y": round(y, 1),
+            "anchor": "end" if left_side else "start",
+        }
+
+
+def _spread(low: float, high: float, least: float) -> tuple[float, float]:
+    """The range widened by a tenth on each side, at least ``least`` wide."""
+    middle, half = (low + high) / 2, max(high - low, least) * 0.6
+    return middle - half, middle + half
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200) if (high - low) / s <= 7)
+    return [float(step * k) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 1.5, 2, 3, 5, 7)]
+    return [s for s in steps if low <= math.log10(s) <= high]
