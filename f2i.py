@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="f2i", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 WIDE = None if sys.stdout.isatty() else 140  # a pipe has no width of its own; tables must not fold in it
+INTERRUPTED = 130
 out, err = Console(width=WIDE), Console(stderr=True)
 
 Targets = Annotated[str, typer.Option("--target", help="Comma-separated: coreml, executorch, tflite, onnx.")]
@@ -344,13 +345,14 @@ def _end(report: Report) -> None:
 def main() -> NoReturn:
     """Entry point: every error on purpose is one line on stderr and its exit code."""
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:  # Typer makes of Ctrl-C the code that a shell gives it, and returns it
+            raise KeyboardInterrupt
     except F2IError as e:
         err.print(f"f2i: {e}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(e.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("f2i: interrupted; what was finished is kept, run the same command again to go on", style="bold red")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as e:
         if type(e).__module__.split(".")[0] in {"click", "typer"} and hasattr(e, "format_message"):
             err.print(f"f2i: {e.format_message()} (see: f2i --help)", style="bold red", markup=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantize.data import Degradation
+from runtime_py.errors import UsageError
 
 
 class LossWeights(BaseModel):
@@ -79,3 +81,27 @@ class DistillOptions(BaseModel):
         """The options that decide the result; a resumed run must have the same. The others say where and how often things are written."""
         free = {"data", "out", "resume", "log_every", "save_every", "processes", "workers", "cache", "tensorboard", "validation", "device"}
         return self.model_dump(mode="json", exclude=free)
+
+
+def parse_options(given: dict[str, Any], settings: Sequence[str]) -> DistillOptions:
+    """Options from named values and ``NAME=VALUE`` texts (a dot reaches into a group: ``weights.fft=0.02``).
+
+    Raises UsageError with one line that names the option, what was got and what was expected.
+    """
+    values = dict(given)
+    for setting in settings:
+        name, found, value = setting.partition("=")
+        if not found:
+            raise UsageError(f"--set {setting}: expected NAME=VALUE, such as --set weights.fft=0.02")
+        group, _, rest = name.partition(".")
+        if rest:
+            values[group] = {**values.get(group, {}), rest: value}
+        else:
+            values[group] = value
+    try:
+        return DistillOptions(**values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        known = f"; options are {', '.join(DistillOptions.model_fields)}" if first["type"] == "extra_forbidden" else ""
+        raise UsageError(f"option {name} is {first['input']!r}: {first['msg']}{known}") from e

@@ -17,6 +17,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from quantize import checkpoint
 from quantize.distill import DistillOptions, distill, learning_rate
+from quantize.distill_options import parse_options
 from quantize.encoder_distill import EncoderOptions, distill_encoder, load_encoder
 from quantize.losses import feature_l1, fft_l1, token_loss
 from quantize.models import presets
@@ -199,3 +200,53 @@ def test_encoder_learns_a_dinov2_folder_of_the_real_shape(folder, tmp_path):
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     with pytest.raises(CheckpointError, match="not a DINOv2 folder"):
         load_encoder(tmp_path / "absent")
+
+
+def test_the_command_trains_stops_on_ctrl_c_and_goes_on(folder, tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "f2i.py"), "distill", "--data", str(folder), "--out", str(tmp_path / "out"), "--student", "tiny"]
+    command += [
+        "--steps",
+        "80",
+        "--batch",
+        "2",
+        "--crop",
+        "32",
+        "--set",
+        "holdout=1",
+        "--set",
+        "evaluation_tile=32",
+        "--set",
+        "save_every=5",
+    ]
+    command += ["--set", "device=cpu", "--set", "evaluate_every=40"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out.run" / "state").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again" in errors and "Traceback" not in errors
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, env=environment, timeout=240)
+    assert again.returncode == 0, again.stderr
+    assert "best at step" in again.stdout and "PSNR-Y" in again.stderr
+    assert checkpoint.load(tmp_path / "out").config.name == "tiny"
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2 and "exists already" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [(["foo=1"], "option foo is '1'"), (["weights"], "expected NAME=VALUE"), (["weights.fft=-1"], "option weights.fft is '-1'")],
+)
+def test_options_that_cannot_be_are_named(folder, tmp_path, settings, message):
+    with pytest.raises(UsageError) as caught:
+        parse_options({"data": folder, "out": tmp_path / "x"}, settings)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
