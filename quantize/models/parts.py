@@ -54,7 +54,7 @@ class PixelCodec(nn.Module):
         self.config = config
 
     def encode(self, image: Tensor) -> Tensor:
-        return functional.pixel_unshuffle(image * 2 - 1, self.config.factor)
+        return functional.pixel_unshuffle(image * 2.0 - 1.0, self.config.factor)
 
     def decode(self, latent: Tensor) -> Tensor:
         return functional.pixel_shuffle(latent, self.config.factor * 2)
