@@ -54,30 +54,14 @@ def demo(
 
     Example: `f2i demo --out demo-out`
     """
-    from benchmarks.report import write_report
-    from benchmarks.report_images import ReportImages
-    from export.bundle import ExportOptions, export_bundle
-    from runtime_py.pipeline import open_pipeline, upscale_photo
-    from runtime_py.samples import sample_photo
-    from runtime_py.validate import ValidateOptions, validate
+    from benchmarks.demo import DemoOptions, run_demo
 
     _make_folder(out_dir)
-    source = photo or sample_photo()
     with Steps(err) as steps:
-        bundle = export_bundle(ExportOptions(checkpoint, out_dir / "bundle", tuple(_split(target)), tuple(_split(precision))), steps.event)
-    write_json(out_dir / "inspect.json", inspect_json(bundle))
-    with Steps(err) as steps:
-        for name, kind in [("torch", "fp32"), *bundle.manifest.variants()]:
-            with open_pipeline(bundle, name, kind) as pipeline:
-                upscale_photo(
-                    pipeline, source, out_dir / f"{source.stem}_{name}_{kind}.png", progress=steps.counter(f"photo through {name} {kind}")
-                )
-        images = ReportImages()
-        report = validate(bundle, ValidateOptions(images=photo), steps.count, images.collect)
-    write_json(out_dir / "validate.json", report.as_json())
-    write_report(out_dir / "report.html", bundle, report, images, command=_command())
+        options = DemoOptions(out_dir, checkpoint, tuple(_split(target)), tuple(_split(precision)), photo, _command())
+        bundle, report = run_demo(options, steps)
     out.print(parity_table(bundle, report))
-    out.print(f"Photos, bundle and reports are in {out_dir}")
+    out.print(f"Photos, bundle and reports are in {out_dir}; look at report.html and before_after.png")
     _end(report)
 
 
@@ -274,6 +258,21 @@ def validate(
 
 
 @app.command()
+def summary(
+    report: Annotated[Path, typer.Argument(help="What `f2i validate --json` wrote.", show_default=False)],
+    before: Annotated[Path | None, typer.Option(help="The same of the last release: changes are shown.")] = None,
+) -> None:
+    """A validation as a Markdown table, for a pull request.
+
+    Example: `f2i summary parity.json --before release-parity.json`
+    """
+    from benchmarks.ci_summary import read_report
+    from benchmarks.ci_summary import summary as summarize
+
+    sys.stdout.write(summarize(read_report(report), read_report(before) if before else None))
+
+
+@app.command()
 def bench(
     bundle: BundleArgument,
     device: Annotated[str, typer.Option(help="host, arm64, adb, adb:SERIAL or apple.")] = "host",
@@ -288,29 +287,32 @@ def bench(
     photo: Annotated[str, typer.Option(help="Megapixels to predict whole photos for, comma-separated.")] = "12,50,200",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="An earlier --json of the same device: faster, slower or inconclusive.")] = None,
+    runner: Annotated[Path | None, typer.Option(help="adb: a program of yours instead of Python; takes JOB.json RESULT.json.")] = None,
 ) -> None:
     """Latency with its interval, load time, memory and share of the machine's limit, for every variant and component.
 
     Example: `f2i bench bundle --json bench.json --baseline last-release.json`
     """
-    from benchmarks.bench import BenchOptions, run_bench
+    from benchmarks.bench import BenchOptions, end_bench, json_path, run_bench
     from benchmarks.bench_tables import bench_notes, bench_table, compared_table
     from benchmarks.protocol import bench_json, read_bench, with_baseline
     from runtime_py.bundle import open_bundle
 
-    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, gate, photo)
+    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, gate, photo, runner)
     before = read_bench(baseline) if baseline else None
     with Steps(err) as steps:
-        report = run_bench(open_bundle(bundle), options, steps.count)
-    if before:
-        report = with_baseline(report, before, str(baseline))
-    if json_file:
-        write_json(json_file, bench_json(report))
-    out.print(bench_table(report))
-    for note in bench_notes(report):
-        out.print(note, soft_wrap=True)
-    if report.compared:
-        out.print(compared_table(report))
+        reports = run_bench(open_bundle(bundle), options, steps.count)
+    for report in reports:
+        if before:
+            report = with_baseline(report, before, str(baseline))
+        if json_file:
+            write_json(json_path(json_file, report, len(reports)), bench_json(report))
+        out.print(bench_table(report))
+        for note in bench_notes(report):
+            out.print(note, soft_wrap=True)
+        if report.compared:
+            out.print(compared_table(report))
+    end_bench(reports)
 
 
 def _split(value: str) -> list[str]:

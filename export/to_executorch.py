@@ -33,6 +33,10 @@ PASS_NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
+COREML_MINIMUM = "iOS18"
+"""Of the Core ML delegate; as :data:`export.to_coreml.MINIMUM_DEPLOYMENT_TARGET`."""
+
+
 class _NoHistory(torch.fx.traceback.NodeSource):
     """Node provenance without the history of histories, which torch copies deeply at every trace of every node (a fifth of lowering time)."""
 
@@ -101,9 +105,11 @@ def _recorded_reasons() -> Iterator[dict[str, str]]:
 
 def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.pte) and return how much of the graph the delegate took."""
-    module = HalfInside(request.module) if request.precision == "fp16" else request.module
+    delegate = request.options.get("delegate", "xnnpack")
+    # Core ML's own converter lowers the precision of a float32 program.
+    module = HalfInside(request.module) if request.precision == "fp16" and delegate != "coreml" else request.module
     program = capture(module, request.example)
-    partitioner = _partitioner(request.options.get("delegate", "xnnpack"))
+    partitioner = _partitioner(delegate, request.precision)
     with lean_lowering(), _recorded_reasons() as reasons:
         manager = to_edge_transform_and_lower(
             program, partitioner=[partitioner], compile_config=EdgeCompileConfig(_check_ir_validity=False)
@@ -115,17 +121,21 @@ def lower(request: LoweringRequest) -> Delegation:
     return delegation
 
 
-def _partitioner(delegate: str) -> Any:
+def _partitioner(delegate: str, precision: str) -> Any:
     if delegate == "xnnpack":
         return XnnpackPartitioner()
     if delegate == "coreml":
         try:
+            import coremltools
+            from executorch.backends.apple.coreml.compiler import CoreMLBackend
             from executorch.backends.apple.coreml.partition import CoreMLPartitioner
         except ImportError as e:
-            raise UsageError(
-                f"delegate coreml: this ExecuTorch wheel cannot lower to Core ML ({e}); use delegate=xnnpack, or --target coreml"
-            ) from e
-        return CoreMLPartitioner()
+            raise UsageError(f"delegate coreml: it needs coremltools ({e}); install it with: pip install 'f2i-mobile[coreml]'") from e
+        specs = CoreMLBackend.generate_compile_specs(
+            minimum_deployment_target=getattr(coremltools.target, COREML_MINIMUM),
+            compute_precision=coremltools.precision.FLOAT32 if precision == "fp32" else coremltools.precision.FLOAT16,
+        )
+        return CoreMLPartitioner(compile_specs=specs)
     try:
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
     except ImportError as e:

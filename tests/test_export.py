@@ -124,6 +124,16 @@ def test_folder_that_is_no_bundle_is_never_touched(tmp_path):
     assert (precious / "a.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("delegate", ["coreml", "vulkan"])
+def test_a_device_s_own_delegate_takes_the_whole_graph(cache, tmp_path, delegate):
+    """Lowered here, run on the device: no engine on this machine computes it, so the manifest records no parity."""
+    options = ExportOptions("tiny", tmp_path / "b", ("executorch",), ("fp16",), options=(("delegate", delegate),))
+    for artifact in export_bundle(options).manifest.artifacts:
+        assert artifact.parity is None and artifact.options == {"delegate": delegate}
+        assert artifact.delegation.partitions == 1 and artifact.delegation.delegated_share >= 0.9
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -1,0 +1,87 @@
+"""``f2i demo``: the main job on a sample photo, from a checkpoint to upscaled photos, a validated bundle and a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from benchmarks.progress import Steps
+from benchmarks.report import write_report
+from benchmarks.report_images import ReportImages
+from benchmarks.tables import inspect_json
+from export.bundle import ExportOptions, export_bundle
+from runtime_py.bundle import Bundle
+from runtime_py.files import atomic_file, write_json
+from runtime_py.pipeline import REFERENCE, open_pipeline, upscale_photo
+from runtime_py.resample import resize
+from runtime_py.samples import load_rgb, sample_photo
+from runtime_py.validate import Report, ValidateOptions, validate
+
+WINDOW = 128
+"""Side of the crop in the picture, low-resolution pixels."""
+ZOOM = 2
+"""How much the picture enlarges output pixels."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo exports and shows; ``photo`` None takes one that scikit-image ships."""
+
+    out: Path
+    checkpoint: str
+    targets: tuple[str, ...]
+    precisions: tuple[str, ...]
+    photo: Path | None
+    command: list[str]
+
+
+def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
+    """Export, upscale the photo through every engine, validate; writes everything below ``options.out``, which must exist.
+
+    Leaves ``bundle/``, ``inspect.json``, ``validate.json``, ``report.html``, the upscaled photos and ``before_after.png``.
+    """
+    source = options.photo or sample_photo()
+    bundle = export_bundle(ExportOptions(options.checkpoint, options.out / "bundle", options.targets, options.precisions), steps.event)
+    write_json(options.out / "inspect.json", inspect_json(bundle))
+    upscaled = []
+    for target, precision in [REFERENCE, *bundle.manifest.variants()]:
+        path = options.out / f"{source.stem}_{target}_{precision}.png"
+        with open_pipeline(bundle, target, precision) as pipeline:
+            upscale_photo(pipeline, source, path, progress=steps.counter(f"photo through {target} {precision}"))
+        upscaled.append(path)
+    before_after(source, upscaled[-1], options.out / "before_after.png")
+    images = ReportImages()
+    report = validate(bundle, ValidateOptions(images=options.photo), steps.count, images.collect)
+    write_json(options.out / "validate.json", report.as_json())
+    write_report(options.out / "report.html", bundle, report, images, command=options.command)
+    return bundle, report
+
+
+def before_after(photo: Path, upscaled: Path, destination: Path) -> None:
+    """The most detailed window of ``photo``, enlarged by bicubic (left) and as in ``upscaled`` (right), each output pixel :data:`ZOOM` wide."""
+    before, after = load_rgb(photo), load_rgb(upscaled)
+    scale = after.shape[0] // before.shape[0]
+    y, x = _most_detailed(before, WINDOW)
+    side = min(WINDOW, *before.shape[:2])
+    window = before[y : y + side, x : x + side]
+    panels = (resize(window, side * scale, side * scale), after[y * scale : (y + side) * scale, x * scale : (x + side) * scale])
+    picture = Image.fromarray(np.round(np.clip(np.hstack(panels), 0, 1) * 255).astype(np.uint8))
+    picture = picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    for k, label in enumerate(("bicubic", upscaled.stem.removeprefix(f"{photo.stem}_").replace("_", " "))):
+        draw.text((k * picture.width // 2 + 10, 8), label, fill="white", stroke_width=2, stroke_fill="black", font_size=22)
+    with atomic_file(destination) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _most_detailed(photo: np.ndarray, side: int) -> tuple[int, int]:
+    """Top left corner of the window whose mean gradient is largest, on a grid of half windows."""
+    grey = photo.mean(2)
+    detail = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
+    corners = [
+        (y, x) for y in range(0, max(1, grey.shape[0] - side + 1), side // 2) for x in range(0, max(1, grey.shape[1] - side + 1), side // 2)
+    ]
+    return max(corners, key=lambda c: float(detail[c[0] : c[0] + side, c[1] : c[1] + side].mean()))
