@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow check format mil-conformance clean
+.PHONY: bench-peers setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
@@ -35,6 +35,10 @@ format: $(READY)
 
 mil-conformance: $(READY)
 	$(BIN)/python -m runtime_py.mil.conformance
+
+bench-peers: $(READY)
+	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
+	$(BIN)/python -m benchmarks.peers demo-out/bundle
 
 clean:
 	rm -rf $(VENV) demo-out build dist

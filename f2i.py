@@ -127,6 +127,7 @@ def export(
     tile: Annotated[int, typer.Option(help="Side of the input tile in pixels; 0 takes the checkpoint's own.")] = 0,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share; default: a sixteenth of the tile.")] = None,
     delegate: Annotated[str, typer.Option(help="ExecuTorch's delegate: xnnpack, coreml or vulkan.")] = "xnnpack",
+    keep_fp32: Annotated[str | None, typer.Option("--keep-fp32", help="Core ML fp16: COMPONENT:OP,… to keep in fp32, or auto.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Child processes at a time; 0: one per core, as memory allows.")] = 0,
 ) -> None:
     """Lower a checkpoint to every target: one bundle, complete or absent. A killed export goes on where it stopped.
@@ -136,6 +137,7 @@ def export(
     from export.bundle import ExportOptions, export_bundle
 
     options = (("delegate", delegate),) if delegate != "xnnpack" else ()
+    options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
     with Steps(err) as steps:
         request = ExportOptions(checkpoint, out_dir, tuple(_split(target)), tuple(_split(precision)), tile, overlap, jobs, options)
         bundle = export_bundle(request, steps.event)
@@ -144,10 +146,11 @@ def export(
 
 @app.command()
 def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
-    """Per artifact: size, ops, delegated share, partitions, and every op left outside a delegate with the reason.
+    """Per artifact: size, ops, delegated share, partitions, and every op left outside a delegate or the Neural Engine with the reason.
 
     Example: `f2i inspect bundle --json`
     """
+    from benchmarks.ane import ane_lines
     from runtime_py.bundle import open_bundle
 
     opened = open_bundle(bundle)
@@ -158,6 +161,8 @@ def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
     for a in opened.manifest.artifacts:
         for fallback in a.delegation.fallbacks:
             out.print(f"{a.target}/{a.precision} {a.component}: {fallback.op}: {fallback.reason}")
+    for line in ane_lines(opened):
+        out.print(line, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -222,6 +227,7 @@ def validate(
     tiles: Annotated[int, typer.Option(min=1, help="Tiles per component.")] = 16,
     photos: Annotated[int, typer.Option(min=1, help="Photos to stitch.")] = 2,
     threads: Threads = 0,
+    locate: Annotated[bool, typer.Option("--locate", help="Core ML: name the first op out of band, and the ops to keep in fp32.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the gates as JUnit XML.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to look at: one offline page.")] = None,
@@ -231,13 +237,16 @@ def validate(
     Example: `f2i validate bundle --images photos --json parity.json --html report.html`
     """
     from runtime_py.bundle import open_bundle
+    from runtime_py.diagnose import describe
     from runtime_py.validate import ValidateOptions
     from runtime_py.validate import validate as validate_bundle
 
     opened = open_bundle(bundle)
     if hr is not None and images is None:
         raise UsageError("--hr needs --images: the low-resolution photos of the same names")
-    options = ValidateOptions(images, hr, open_bundle(against) if against else None, target, precision, tiles, photos, threads=threads)
+    options = ValidateOptions(
+        images, hr, open_bundle(against) if against else None, target, precision, tiles, photos, threads=threads, locate=locate
+    )
     images = None
     if html:
         from benchmarks.report_images import ReportImages
@@ -253,6 +262,8 @@ def validate(
         from benchmarks.report import write_report
 
         write_report(html, opened, report, images, command=_command())
+    for row in report.located or []:
+        out.print("\n".join(describe(row)), soft_wrap=True, markup=False)
     out.print(parity_table(opened, report))
     _end(report)
 

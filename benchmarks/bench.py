@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.protocol import BenchReport, Settings
 from runtime_py.bundle import Bundle
-from runtime_py.errors import UsageError
+from runtime_py.errors import GateError, ToolchainError, UsageError
 
 DEVICES = ("host", "arm64", "adb", "apple")
 
@@ -28,10 +28,11 @@ class BenchOptions:
     sustained: float = 0.0
     gate: float | None = None
     photo: str = "12,50,200"
+    runner: Path | None = None
 
 
-def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, int, int], None] = lambda *_: None) -> BenchReport:
-    """Measure the bundle on the device that was asked for.
+def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[BenchReport]:
+    """Measure the bundle on the device that was asked for, or on each of several.
 
     Raises UsageError for a device, number of threads or photo size that cannot be, and whatever the device's own function raises.
     """
@@ -48,13 +49,43 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
         gate_celsius=options.gate,
     )
     megapixels = [float(n) for n in _numbers(options.photo, "photo", r"\d+(\.\d+)?")] if options.photo else []
-    if kind == "apple" and sys.platform != "darwin":
-        raise UsageError("device apple needs a Mac (Core ML runs nowhere else); on this machine use --device host, arm64 or adb")
+    if kind == "apple":
+        from benchmarks.apple_mac import bench_apple
+
+        return [bench_apple(bundle, settings, precision=options.precision)]
     from benchmarks.host import bench_host
     from benchmarks.predict import with_predictions
 
+    if kind == "arm64":
+        from benchmarks.arm64 import bench_arm64
+
+        return [bench_arm64(bundle, settings, target=options.target, precision=options.precision, progress=progress)]
+    if kind == "adb":
+        from benchmarks.android import AdbOptions, bench_android
+
+        where = AdbOptions(serials=(serial,) if serial else (), runner=options.runner)
+        return bench_android(bundle, settings, where, target=options.target, precision=options.precision, progress=progress)
     report = bench_host(bundle, settings, target=options.target, precision=options.precision, progress=progress)
-    return with_predictions(bundle, report, megapixels)
+    return [with_predictions(bundle, report, megapixels)]
+
+
+def json_path(path: Path, report: BenchReport, reports: int) -> Path:
+    """Where a report goes: ``path``, or with the device in its name when there are several."""
+    if reports == 1:
+        return path
+    return path.with_name(f"{path.stem}-{re.sub(r'[^A-Za-z0-9.-]+', '_', report.device.serial or report.device.name)}{path.suffix}")
+
+
+def end_bench(reports: list[BenchReport]) -> None:
+    """Raises GateError when parity on a device fell, ToolchainError when nothing could be measured."""
+    rows = [row for report in reports for row in report.rows]
+    fallen = [row for row in rows if row.status == "gate fell"]
+    if fallen:
+        r = fallen[0]
+        where = f" on {r.cpu_level}" if r.cpu_level else ""
+        raise GateError(f"{len(fallen)} of {len(rows)} rows fell; first: {r.target}/{r.precision} {r.component}{where}: {r.reason}")
+    if rows and all(row.status == "failed" for row in rows):
+        raise ToolchainError(component="every row", target=rows[0].target, stage="bench", reason=rows[0].reason)
 
 
 def _numbers(text: str, option: str, pattern: str) -> list[str]:

@@ -15,15 +15,20 @@ def bench_table(report: BenchReport) -> Table:
     device = report.device
     emulated = ", EMULATED: times say nothing about a phone" if device.emulated else ""
     table = Table(title=f"{report.bundle} on {device.name} ({device.cpu}, {device.cores} cores{emulated})")
-    left = {"variant", "component", "bound"}
+    left = {"variant", "component", "bound", "processor", "result"}
     columns = ["variant", "component", "threads", "median ms", "95 % interval", "p90 ms", "load ms", "peak MB", "runs"]
     columns += ["limit", "bound"] if any(r.limit_share is not None for r in report.rows) else []
     columns += ["M instr."] if any(r.instructions is not None for r in report.rows) else []
     columns += ["SQNR dB"] if device.kind != "host" else []
+    if device.emulated:
+        timed = {"median ms", "95 % interval", "p90 ms", "load ms", "peak MB", "runs", "threads"}
+        columns = [c for c in columns if c not in timed]
+        columns[1:1] = ["processor"]
+        columns += ["rel. L2 to x86", "emulated s", "result"]
     for column in columns:
         table.add_column(column, justify="left" if column in left else "right")
     for r in report.rows:
-        if r.status != "ok":
+        if r.status != "ok" and not device.emulated:
             continue
         cells = {
             "variant": f"{r.target}/{r.precision}",
@@ -39,6 +44,10 @@ def bench_table(report: BenchReport) -> Table:
             "bound": r.bound or "–",
             "M instr.": figure(None if r.instructions is None else r.instructions / 1e6, 1),
             "SQNR dB": figure(r.sqnr_db, 1),
+            "processor": r.cpu_level or "–",
+            "rel. L2 to x86": "–" if r.rel_l2 is None else f"{r.rel_l2:.1e}",
+            "emulated s": "–" if r.first_ns is None else f"{r.first_ns / 1e9:.1f}",
+            "result": r.status,
         }
         table.add_row(*(cells[c] for c in columns))
     return table

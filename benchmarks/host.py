@@ -81,7 +81,8 @@ def bench_host(
     timed = [v for v in variants if v[0] != "coreml" or sys.platform == "darwin"]
     rows = [_untimed(v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
     flops = _costs(bundle)
-    gate = TemperatureGate(sensors or Sensors(), settings.gate_celsius, settings.gate_seconds)
+    sensors = sensors or Sensors()
+    gate = TemperatureGate(sensors, settings.gate_celsius, settings.gate_seconds)
     limits, sustained = [], []
     for threads in settings.threads:
         peaks: list[Limit] = []
@@ -93,7 +94,7 @@ def bench_host(
         for measured in done:
             rows += _rows(bundle, measured, flops, limit)
         if settings.sustained_minutes and timed:
-            sustained.append(_sustain(bundle, timed[0], threads, settings, gate.sensors, progress))
+            sustained.append(_sustain(bundle, timed[0], threads, settings, sensors, progress))
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=host_device(),

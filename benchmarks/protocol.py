@@ -40,6 +40,7 @@ class Device(Record):
 
     kind: Literal["host", "arm64", "adb", "apple"]
     name: str
+    serial: str | None = None
     os: str
     machine: str
     cpu: str
@@ -74,8 +75,10 @@ class Row(Record):
     component: str
     threads: int
     engine: str = ""
-    status: Literal["ok", "failed", "not timed"]
+    status: Literal["ok", "failed", "gate fell", "not timed"]
     reason: str = ""
+    cpu_level: str | None = None
+    """The emulated processor."""
     load_ns: int | None = None
     first_ns: int | None = None
     rounds_ns: tuple[tuple[int, ...], ...] = ()
@@ -98,6 +101,7 @@ class Row(Record):
     sqnr_db: float | None = None
     """Parity on the device against the golden vectors, where the device is another."""
     rel_l2: float | None = None
+    """To this machine's own output of the same file, under emulation."""
     ops: tuple[OpTime, ...] = ()
 
 

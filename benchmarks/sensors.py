@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 SYSFS = Path("/sys")
 PLAUSIBLE = (-30.0, 150.0)
@@ -35,6 +36,14 @@ class Sensors:
         return max((c / 1e3 for c in clocks if c is not None), default=None)
 
 
+class Thermometer(Protocol):
+    """What the gate reads."""
+
+    def celsius(self) -> float | None:
+        """Degrees, or None where there is no sensor."""
+        ...
+
+
 @dataclass
 class TemperatureGate:
     """Holds a round back until the machine is below ``limit`` degrees Celsius; at most ``seconds`` in all per wait.
@@ -42,7 +51,7 @@ class TemperatureGate:
     ``limit`` None is set from the first reading and :data:`HEADROOM`. Without a sensor nothing waits.
     """
 
-    sensors: Sensors
+    sensors: Thermometer
     limit: float | None
     seconds: float
     waited: float = 0.0

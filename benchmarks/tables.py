@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from benchmarks.ane import ane_findings
+
 if TYPE_CHECKING:
     from runtime_py.bundle import Bundle
     from runtime_py.validate import Report
@@ -21,6 +23,7 @@ def inspect_json(bundle: Bundle) -> dict[str, Any]:
                 "component": a.component,
                 "bytes": a.bytes,
                 **a.delegation.model_dump(mode="json"),
+                "ane": ane_findings(bundle, a),
             }
             for a in bundle.manifest.artifacts
         ]

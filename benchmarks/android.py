@@ -1,0 +1,235 @@
+"""``f2i bench --device adb``: push, run, pull, judge, clean up, on one Android device or on all of them at once.
+
+The runner is Python on the device with an engine's package (Termux, a rooted image, a development board), or a program of the caller's that takes
+the same two arguments, a job and where to write the result (see ``device_runner.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.adb import DeviceError, Phone, connected, find_adb
+from benchmarks.host import versions
+from benchmarks.parity_job import RUNNABLE, Job, judge, stage
+from benchmarks.protocol import BenchReport, Device, Row, Settings, with_figures
+from benchmarks.sensors import TemperatureGate
+from runtime_py.bundle import MANIFEST, Bundle
+from runtime_py.errors import UsageError
+from runtime_py.files import sha256_file
+
+PREFIX = "f2i-bench-"
+SPARE_BYTES = 16 << 20
+PYTHONS = ("python3", "/data/data/com.termux/files/usr/bin/python3")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class AdbOptions:
+    """How to reach devices and what runs on them. ``serials`` empty: every device attached. ``runner``: a local program to push instead of Python."""
+
+    serials: tuple[str, ...] = ()
+    folder: str = "/data/local/tmp"
+    python: str | None = None
+    runner: Path | None = None
+    run_seconds: float = 900.0
+    adb: tuple[str, ...] = ()
+
+
+def bench_android(
+    bundle: Bundle,
+    settings: Settings,
+    options: AdbOptions,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> list[BenchReport]:
+    """One report per device, all devices at once. What fails on a device is in its report's rows and costs no other device anything.
+
+    Raises UsageError when adb or a named device is missing, or nothing in the bundle matches.
+    """
+    have = bundle.manifest.variants()
+    variants = [(t, p) for t, p in have if t in RUNNABLE and target in (None, t) and precision in (None, p)]
+    if not variants:
+        raise UsageError(
+            f"{bundle.root}: nothing for Android for that target and precision; it holds {', '.join(f'{t}/{p}' for t, p in have)}"
+        )
+    adb = options.adb or find_adb()
+    attached = connected(adb)
+    serials = options.serials or tuple(s for s, state in attached.items() if state == "device")
+    wrong = [f"{s} is {attached.get(s, 'not attached')}" for s in serials if attached.get(s) != "device"]
+    if wrong or not serials:
+        listed = ", ".join(f"{s} ({state})" for s, state in attached.items()) or "none"
+        raise UsageError(f"no usable device: {'; '.join(wrong) or 'nothing attached'}; adb devices lists: {listed}")
+    with ThreadPoolExecutor(len(serials)) as pool:
+        jobs = [pool.submit(_device, bundle, settings, options, Phone(adb, s), variants, progress) for s in serials]
+        return [job.result() for job in jobs]
+
+
+def _device(
+    bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variants: Sequence[tuple[str, str]], progress: Progress
+) -> BenchReport:
+    rows: list[Row] = []
+    notes: list[str] = []
+    device = Device(
+        kind="adb", name=phone.serial, serial=phone.serial, os="Android", machine="unknown", cpu="unknown", cores=0, memory_bytes=0
+    )
+    gate = TemperatureGate(_PhoneSensors(phone), settings.gate_celsius, settings.gate_seconds)
+    try:
+        device = describe(phone)
+        _sweep(phone, options.folder)
+        notes.append(_condition(phone, "before"))
+        for threads in settings.threads:
+            for k, (target, precision) in enumerate(variants):
+                gate.wait()
+                rows += _variant(bundle, settings, options, phone, target, precision, threads)
+                progress(f"{phone.serial}, {threads} threads", k + 1, len(variants))
+        notes += [_condition(phone, "after"), gate.note()]
+    except DeviceError as e:
+        notes.append(str(e))
+        done = {(r.target, r.precision, r.threads) for r in rows}
+        missing = [(t, p, n) for n in settings.threads for t, p in variants if (t, p, n) not in done]
+        rows += [row for t, p, n in missing for row in _failed(bundle, t, p, n, str(e))]
+    return BenchReport(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        device=device,
+        versions=versions(),
+        bundle=bundle.manifest.name,
+        manifest_sha256=sha256_file(bundle.root / MANIFEST),
+        settings=settings,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _PhoneSensors:
+    """A phone's sensors in the shape that the temperature gate takes."""
+
+    phone: Phone
+
+    def celsius(self) -> float | None:
+        return self.phone.celsius()
+
+
+def describe(phone: Phone) -> Device:
+    """What the device says of itself. Raises DeviceError when it is gone."""
+    cpuinfo = phone.try_shell("cat /proc/cpuinfo")
+    memory = phone.try_shell("cat /proc/meminfo").split()
+    names = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith(("Hardware", "model name"))]
+    return Device(
+        kind="adb",
+        name=phone.property("ro.product.model") or phone.serial,
+        serial=phone.serial,
+        os=f"Android {phone.property('ro.build.version.release') or 'unknown'}",
+        machine=phone.shell("uname -m").strip(),
+        cpu=phone.property("ro.soc.model") or (names[0] if names else "unknown"),
+        cores=cpuinfo.count("processor\t"),
+        memory_bytes=int(memory[1]) * 1024 if len(memory) > 1 and memory[1].isdigit() else 0,
+    )
+
+
+def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, target: str, precision: str, threads: int) -> list[Row]:
+    """One variant on one device, in a folder of its own there that is gone afterwards."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, _remote_folder(phone, options.folder) as remote:
+            job = stage(bundle, target, precision, Path(folder) / "job", threads=threads, warmup=settings.warmup, runs=settings.runs)
+            result = _run(job, options, phone, remote)
+            for call in bundle.manifest.dataflow:
+                name = f"out-{call.result}.npy"
+                if any(i["component"] == call.component and i["error"] is None for i in result["items"]):
+                    phone.pull(f"{remote}/{name}", job.folder / name)
+            return _in_rounds(judge(bundle, job, result, job.folder), settings)
+    except DeviceError as e:
+        if phone.serial not in connected(phone.adb):
+            raise
+        return _failed(bundle, target, precision, threads, str(e))
+
+
+def _run(job: Job, options: AdbOptions, phone: Phone, remote: str) -> dict[str, Any]:
+    size = sum(f.stat().st_size for f in job.folder.iterdir()) + SPARE_BYTES
+    free = phone.free_bytes(remote)
+    if free < size:
+        raise DeviceError(
+            f"{phone.serial}: {free / 1e6:.0f} MB free in {options.folder}, {job.target}/{job.precision} needs {size / 1e6:.0f} MB; free some"
+        )
+    phone.push_content(job.folder, remote)
+    if options.runner:
+        phone.push(options.runner, f"{remote}/runner")
+        command = "chmod 755 runner && exec ./runner job.json result.json"
+    else:
+        command = f"exec {shlex.quote(options.python or _python(phone))} device_runner.py job.json result.json"
+    # The process leaves its number, so that one that hangs can be ended.
+    phone.shell(f"cd {shlex.quote(remote)} && echo $$ > pid && {command}", options.run_seconds)
+    phone.pull(f"{remote}/result.json", job.folder / "result.json")
+    data: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
+    return data
+
+
+def _python(phone: Phone) -> str:
+    for name in PYTHONS:
+        if found := phone.try_shell(f"command -v {name}").strip():
+            return found
+    raise DeviceError(f"{phone.serial}: it has no python3; install Termux's, or give a program of your own with --runner")
+
+
+@contextlib.contextmanager
+def _remote_folder(phone: Phone, parent: str) -> Iterator[str]:
+    """A new folder on the device; afterwards what ran in it is ended and the folder removed. A device that is gone by then is swept next time."""
+    remote = f"{parent}/{PREFIX}{uuid.uuid4().hex[:12]}"
+    phone.shell(f"mkdir -p {shlex.quote(remote)}")
+    try:
+        yield remote
+    finally:
+        with contextlib.suppress(DeviceError):
+            _remove(phone, remote)
+
+
+def _remove(phone: Phone, remote: str) -> None:
+    quoted = shlex.quote(remote)
+    phone.shell(f"[ -f {quoted}/pid ] && {{ kill -9 -$(cat {quoted}/pid) || kill -9 $(cat {quoted}/pid); }} 2>/dev/null; rm -rf {quoted}")
+
+
+def _sweep(phone: Phone, parent: str) -> None:
+    """Remove what a broken run left: folders of ours whose process is not alive."""
+    pattern = f"{shlex.quote(parent)}/{PREFIX}*"
+    script = (
+        f'for d in {pattern}; do [ -f "$d/pid" ] && kill -0 $(cat "$d/pid") 2>/dev/null || [ ! -f "$d/pid" ] || rm -rf "$d"; done; true'
+    )
+    phone.shell(script)
+
+
+def _condition(phone: Phone, when: str) -> str:
+    celsius, clock, battery = phone.celsius(), phone.megahertz(), phone.battery()
+    parts = [
+        f"{celsius:.1f} °C" if celsius is not None else "no thermal zone",
+        f"{clock:.0f} MHz" if clock is not None else "no clock",
+        f"battery {battery[0]} % at {battery[1]:.1f} °C" if battery else "no battery",
+    ]
+    return f"{when}: {', '.join(parts)}"
+
+
+def _in_rounds(rows: list[Row], settings: Settings) -> list[Row]:
+    """Runs of one process, cut into the settings' rounds, which intervals and verdicts are made of."""
+    result = []
+    for row in rows:
+        runs = [ns for r in row.rounds_ns for ns in r]
+        size = max(1, -(-len(runs) // settings.rounds))
+        rounds = tuple(tuple(runs[i : i + size]) for i in range(0, len(runs), size))
+        result.append(with_figures(row.model_copy(update={"rounds_ns": rounds})))
+    return result
+
+
+def _failed(bundle: Bundle, target: str, precision: str, threads: int, reason: str) -> list[Row]:
+    base = {"target": target, "precision": precision, "threads": threads, "status": "failed", "reason": reason}
+    return [Row.model_validate(base | {"component": call.component}) for call in bundle.manifest.dataflow]

@@ -1,0 +1,111 @@
+"""Runs on the device: one engine, some components, real inputs. Standard library, numpy and the engine; nothing of this project is imported.
+
+    python3 device_runner.py JOB.json RESULT.json
+
+JOB is ``{"target", "threads", "warmup", "runs", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}`` with paths
+beside it; RESULT is ``{"engine", "machine", "items": [{"component", "load_ns", "first_ns", "ns": [...], "error"}], "peak_rss_bytes"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Opened = tuple[str, Callable[[list[Any]], Any]]
+
+
+def open_onnx(path: str, threads: int) -> Opened:
+    """(engine's name, a function from inputs in calling order to the output)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return f"ONNX Runtime {onnxruntime.__version__}", lambda feeds: session.run(None, dict(zip(names, feeds, strict=True)))[0]
+
+
+def open_tflite(path: str, threads: int) -> Opened:
+    """As :func:`open_onnx`."""
+    from importlib.metadata import version
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=path, num_threads=threads)
+    interpreter.allocate_tensors()
+    indices = [d["index"] for d in sorted(interpreter.get_input_details(), key=lambda d: d["name"])]
+    output = interpreter.get_output_details()[0]["index"]
+
+    def run(feeds: list[Any]) -> Any:
+        for index, feed in zip(indices, feeds, strict=True):
+            interpreter.set_tensor(index, feed)
+        interpreter.invoke()
+        return interpreter.get_tensor(output)
+
+    return f"LiteRT {version('ai-edge-litert')}", run
+
+
+def open_executorch(path: str, threads: int) -> Opened:
+    """As :func:`open_onnx`. The binding itself, because the package's Python layer wants all of the exporter's dependencies."""
+    from importlib.metadata import version
+
+    import torch
+    from executorch.extension.pybindings import _portable_lib
+
+    _portable_lib._unsafe_reset_threadpool(threads)
+    module = _portable_lib._load_for_executorch(path)
+    return f"ExecuTorch {version('executorch')}", lambda feeds: module.forward([torch.from_numpy(f) for f in feeds])[0].numpy().copy()
+
+
+ENGINES = {"onnx": open_onnx, "tflite": open_tflite, "executorch": open_executorch}
+
+
+def run_item(item: dict[str, Any], job: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
+    """One component: load, first run (its output is kept), warm-up, timed runs."""
+
+    def beside(name: str) -> str:
+        return os.path.join(folder, name)
+
+    feeds = [np.load(beside(name)) for name in item["inputs"]]
+    began = time.perf_counter_ns()
+    engine, run = ENGINES[job["target"]](beside(item["path"]), job["threads"])
+    load = time.perf_counter_ns() - began
+    latencies = []
+    for k in range(1 + job["warmup"] + job["runs"]):
+        began = time.perf_counter_ns()
+        output = run(feeds)
+        latencies.append(time.perf_counter_ns() - began)
+        if k == 0 and item.get("output"):
+            np.save(beside(item["output"]), output)
+    found = {"component": item["component"], "load_ns": load, "first_ns": latencies[0], "ns": latencies[1 + job["warmup"] :], "error": None}
+    return engine, found
+
+
+def main(job_path: str, result_path: str) -> None:
+    """Run the job; an item that fails says so and costs no other."""
+    with open(job_path) as file:
+        job = json.load(file)
+    folder = os.path.dirname(os.path.abspath(job_path))
+    result: dict[str, Any] = {"engine": "", "machine": platform.machine(), "items": []}
+    for item in job["items"]:
+        try:
+            result["engine"], found = run_item(item, job, folder)
+        except Exception as e:  # whatever an engine raises is this item's result
+            found = {"component": item["component"], "load_ns": None, "first_ns": None, "ns": [], "error": f"{type(e).__name__}: {e}"[:500]}
+        result["items"].append(found)
+    result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with open(result_path, "w") as file:
+        json.dump(result, file)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,125 @@
+"""Android over a real adbd: push, run, pull, parity on the device, and every way that a device can let us down."""
+
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import fake_phone
+import pytest
+
+from benchmarks.adb import DeviceError, Phone
+from benchmarks.android import AdbOptions, bench_android
+from benchmarks.protocol import Settings
+from runtime_py.bundle import open_bundle
+from runtime_py.errors import UsageError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="adbd runs on Linux")
+ONE, TWO = "127.0.0.1:5555", "127.0.0.2:5555"
+WORKING = "for p in /proc/[0-9]*; do readlink $p/cwd; done; true"
+QUICK = Settings(warmup=1, runs=6, rounds=3, threads=(1,), gate_seconds=0)
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory):
+    with fake_phone.start(tmp_path_factory.mktemp("phone")) as running:
+        yield running
+
+
+@pytest.fixture
+def options(phone):
+    """For one device; afterwards nothing may be left on it, nor running."""
+    phone.connect(ONE, TWO)
+    yield AdbOptions((ONE,), str(phone.storage), python=str(phone.python), adb=phone.adb)
+    assert list(phone.storage.iterdir()) == []
+    assert str(phone.storage) not in Phone(phone.adb, ONE).shell(WORKING)
+
+
+def runner(tmp_path, text):
+    path = tmp_path / "runner"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    return path
+
+
+def test_bundle_runs_on_the_device_with_parity_and_leaves_nothing(tiny_bundle, options):
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, precision="fp32")
+    assert report.device.kind == "adb" and report.device.machine
+    assert {(r.target, r.component, r.status) for r in report.rows} == {
+        (t, c, "ok") for t in ("onnx", "tflite", "executorch") for c in ("feature_encoder", "unet")
+    }, [r.reason for r in report.rows]
+    for row in report.rows:
+        assert row.sqnr_db > 90 and sum(map(len, row.rounds_ns)) == 6 and len(row.rounds_ns) == 3 and row.median_ns > 0
+
+
+def test_files_survive_the_way_there_and_back(phone, options, tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "there").write_bytes(content)
+    device = Phone(phone.adb, ONE)
+    device.push(tmp_path / "there", f"{phone.storage}/file")
+    device.pull(f"{phone.storage}/file", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+    device.shell(f"rm {phone.storage}/file")
+    with pytest.raises(DeviceError, match="code 7"):
+        device.shell("exit 7")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sleep 1000", "did not end in"),
+        ("kill -SEGV $$", "139"),
+        ("echo out of memory >&2; exit 3", "out of memory"),
+    ],
+)
+def test_a_runner_that_hangs_or_crashes_costs_its_own_rows(tiny_bundle, options, tmp_path, text, words):
+    broken = replace(options, runner=runner(tmp_path, text), run_seconds=3)
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, broken, target="onnx")
+    assert {r.status for r in report.rows} == {"failed"} and all(words in r.reason for r in report.rows), report.rows[0].reason
+
+
+def test_wrong_numbers_on_the_device_fall_through_the_gate(tiny_bundle, options, tmp_path):
+    """The runner does the job and then disturbs an output, as a broken kernel would."""
+    spoil = "import numpy as n; a = n.load('out-sr.npy'); a[0, 0, 0, 0] += 1; n.save('out-sr.npy', a)"
+    text = f'{options.python} device_runner.py "$@" && {options.python} -c "{spoil}"'
+    [report] = bench_android(
+        open_bundle(tiny_bundle), QUICK, replace(options, runner=runner(tmp_path, text)), target="onnx", precision="fp32"
+    )
+    status = {r.component: r.status for r in report.rows}
+    assert status == {"feature_encoder": "ok", "unet": "gate fell"}
+    assert "SQNR" in next(r.reason for r in report.rows if r.status == "gate fell")
+
+
+def test_a_full_device_is_told_before_anything_is_pushed(tiny_bundle, phone, options):
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, folder=str(phone.full)), target="tflite", precision="fp32")
+    assert {r.status for r in report.rows} == {"failed"} and "MB free" in report.rows[0].reason
+    assert Phone(phone.adb, ONE).shell(f"ls {phone.full}") == ""
+
+
+def test_a_device_that_disconnects_costs_no_other_device_anything(tiny_bundle, phone, options, tmp_path):
+    """Two devices at once; the second goes while its runner runs. What it leaves is swept by the next run."""
+    text = f'touch {tmp_path}/running; sleep 3; exec {options.python} device_runner.py "$@"'
+    both = replace(options, serials=(ONE, TWO), runner=runner(tmp_path, text))
+
+    def pull_the_plug():
+        while not (tmp_path / "running").exists():
+            time.sleep(0.05)
+        phone.disconnect(TWO)
+
+    plug = threading.Thread(target=pull_the_plug)
+    plug.start()
+    good, bad = bench_android(open_bundle(tiny_bundle), QUICK, both, target="onnx")
+    plug.join()
+    assert {r.status for r in good.rows} == {"ok"}, [r.reason for r in good.rows]
+    assert {r.status for r in bad.rows} == {"failed"} and len(bad.rows) == len(good.rows)
+    phone.connect(TWO)
+    for _ in range(600):  # the orphan ends by itself
+        if str(phone.storage) not in Phone(phone.adb, ONE).shell(WORKING):
+            break
+        time.sleep(0.2)
+    [again] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, serials=(TWO,)), target="onnx", precision="fp32")
+    assert {r.status for r in again.rows} == {"ok"}
+
+
+def test_devices_that_are_not_there_are_bad_usage(tiny_bundle, options):
+    with pytest.raises(UsageError, match="R58M is not attached"):
+        bench_android(open_bundle(tiny_bundle), QUICK, replace(options, serials=("R58M",)))

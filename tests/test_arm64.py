@@ -1,0 +1,75 @@
+"""The phone's instruction set under emulation: the real qemu, the real aarch64 engines. Needs Debian's mirror and PyPI once; kept in the cache."""
+
+import platform
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import arm64
+from benchmarks.debian import Package as DebianPackage
+from benchmarks.debian import closure
+from benchmarks.protocol import Settings
+from runtime_py.bundle import open_bundle
+from runtime_py.errors import UsageError
+
+HERE = (sys.platform, platform.machine()) == ("linux", "x86_64")
+emulated = pytest.mark.skipif(not HERE, reason="emulation is for Linux on x86-64; an ARM machine runs the engines natively")
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "tflite", "executorch"])
+def test_arm_kernels_compute_what_x86_does(tiny_bundle, target):
+    report = arm64.bench_arm64(open_bundle(tiny_bundle), Settings(), target=target, precision="fp32")
+    assert report.device.emulated and report.device.machine == "aarch64"
+    assert len(report.rows) == 6 and {r.cpu_level for r in report.rows} == set(arm64.LEVELS)
+    for row in report.rows:
+        assert row.status == "ok" and row.rel_l2 < 1e-5 and row.sqnr_db > 90, row.reason
+
+
+@emulated
+@pytest.mark.slow
+def test_fp16_on_a_processor_without_it_fails_in_its_own_rows(tiny_bundle):
+    report = arm64.bench_arm64(
+        open_bundle(tiny_bundle), Settings(), target="executorch", precision="fp16", levels=("cortex-a53", "cortex-a710")
+    )
+    status = {row.cpu_level: row.status for row in report.rows}
+    assert status["cortex-a53"] == "failed" and status["cortex-a710"] != "failed"
+
+
+@emulated
+@pytest.mark.slow
+def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundle, tmp_path):
+    from benchmarks.parity_job import judge, run_here, stage
+
+    bundle = open_bundle(tiny_bundle)
+    job = stage(bundle, "onnx", "fp32", tmp_path / "job", threads=1, warmup=0, runs=0)
+    result = run_here(job, 300)
+    native = tmp_path / "native"
+    native.mkdir()
+    for output in job.folder.glob("out-*.npy"):
+        np.save(native / output.name, np.load(output))
+    assert {r.status for r in judge(bundle, job, result, job.folder, native=native)} == {"ok"}
+    for output in job.folder.glob("out-*.npy"):
+        np.save(output, np.load(output) * np.float32(1.0001))
+    rows = judge(bundle, job, result, job.folder, native=native)
+    assert {r.status for r in rows} == {"gate fell"} and all("relative L2" in r.reason for r in rows)
+
+
+def test_other_machines_are_told_what_to_use(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    with pytest.raises(UsageError, match="--device host"):
+        arm64.setup_arm64()
+
+
+def test_debian_s_dependencies_are_followed():
+    def package(name, *depends):
+        return DebianPackage(name, "1", depends, f"{name}.deb", "0")
+
+    new = {"a": package("a", "b", "c"), "b": package("b", "a", "virtual")}
+    old = {"b": package("b"), "c": package("c", "d"), "d": package("d")}
+    assert [p.name for p in closure(["a"], [new, old], without=["d"])] == ["a", "b", "c"]
+    assert closure(["b"], [new, old])[0] is new["b"]
+    with pytest.raises(UsageError, match="nothing"):
+        closure(["nothing"], [new, old])
