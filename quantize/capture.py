@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from quantize import rewrites
 from runtime_py.errors import ToolchainError
@@ -42,8 +43,10 @@ class Rewritten:
 
 def capture(module: nn.Module, example: Sequence[Tensor]) -> ExportedProgram:
     """The module as a ``torch.export`` program of functional ATen ops, at the example's shapes."""
+    if not isinstance(module, GraphModule):  # a QDQ graph is in eval mode for good, and says so when it is asked
+        module = module.eval()
     with torch.no_grad():
-        return torch.export.export(module.eval(), tuple(example), strict=False).run_decompositions({})
+        return torch.export.export(module, tuple(example), strict=False).run_decompositions({})
 
 
 def relative_l2(reference: Tensor, test: Tensor) -> float:

@@ -1,0 +1,154 @@
+"""Recipes: which layers are quantized, how their scales are found, and with what photos; a TOML file of rules, read strictly.
+
+A rule names layers by a glob over ``component/module.path`` of the rewritten model, by kind of op and by position; the last rule that matches a layer
+decides. A rule that matches nothing is an error, so that a misspelt path never leaves a layer as it was, silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtime_py.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS = Path(__file__).parent / "recipes"
+
+Op = Literal["conv2d", "linear"]
+WeightKind = Literal["float", "int8", "palette8", "palette6", "palette4"]
+ActivationKind = Literal["float", "int8", "int16"]
+QuantizedPrecision = Literal["w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear of a rewritten component, in the order in which the graph runs them."""
+
+    component: str
+    path: str
+    op: Op
+    position: Literal["first", "last", "inside"]
+    weight_shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What rules match: ``component/module.path``."""
+        return f"{self.component}/{self.path}"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict):
+    """What becomes of the layers that all three of ``match``, ``ops`` and ``position`` select."""
+
+    match: str = "*"
+    """Glob over ``component/module.path``; ``*`` crosses dots."""
+    ops: tuple[Op, ...] = ("conv2d", "linear")
+    position: tuple[Literal["first", "last", "inside"], ...] = ("first", "last", "inside")
+    """Of the layer in its component's graph."""
+    weights: WeightKind
+    activations: ActivationKind = "float"
+    optional: bool = False
+    """Whether the rule may match nothing: for parts that not every model has."""
+
+    def selects(self, layer: Layer) -> bool:
+        """Whether this rule is about ``layer``."""
+        return layer.op in self.ops and layer.position in self.position and fnmatchcase(layer.name, self.match)
+
+
+class Smoothing(_Strict):
+    """SmoothQuant (Xiao et al., arXiv 2211.10438, eq. 4): per-channel scales move from a norm's output into the linears that read it."""
+
+    match: str = "feature_encoder/*"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+
+
+class Recipe(_Strict):
+    """A whole recipe. Everything that shapes the numbers is here, so that its hash names them."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    description: str = ""
+    precision: QuantizedPrecision
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    activation_observer: Literal["minmax", "percentile", "mse"] = "mse"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    """Share of values, in percent, that the percentile observer keeps inside the range."""
+    weight_observer: Literal["minmax", "mse"] = "mse"
+    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
+    bias_correction: bool = True
+    smoothing: tuple[Smoothing, ...] = ()
+    split_skips: bool = False
+    """Quantize the two halves of a skip concatenation apart (Q-Diffusion, Li et al., arXiv 2302.04304, sec. 4.2)."""
+    tiles: int = Field(default=32, ge=1, le=4096)
+    """Calibration tiles."""
+    seed: int = Field(default=0, ge=0)
+
+    def sha256(self) -> str:
+        """Hash of everything but the description."""
+        content = self.model_dump(mode="json", exclude={"description"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def resolve(self, layers: Sequence[Layer]) -> dict[str, Rule]:
+        """Layer name → the last rule that matches it; layers that no rule selects are absent.
+
+        Raises UsageError for a rule that matches no layer, with the nearest there is.
+        """
+        chosen: dict[str, Rule] = {}
+        for number, rule in enumerate(self.rules, 1):
+            found = [layer.name for layer in layers if rule.selects(layer)]
+            if not found and not rule.optional:
+                some = ", ".join(layer.name for layer in list(layers)[:3])
+                raise UsageError(
+                    f"recipe {self.name}: rule {number} (match {rule.match!r}, ops {'/'.join(rule.ops)}) matches none of {len(layers)} layers, "
+                    f"such as {some}; mend its pattern or say optional = true"
+                )
+            chosen |= dict.fromkeys(found, rule)
+        return chosen
+
+
+def preset_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load_recipe(source: str) -> Recipe:
+    """A preset by name, or a TOML file. Raises UsageError with one line that names the file and the first offending key."""
+    path = Path(source)
+    if not path.suffix and source in preset_names():
+        path = PRESETS / f"{source}.toml"
+    if not path.is_file():
+        raise UsageError(f"recipe {source!r}: no such file, and not one of the presets {', '.join(preset_names())}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UsageError(f"{path}: not readable as TOML: {e}") from e
+    return parse_recipe({"name": path.stem, **data}, str(path))
+
+
+def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
+    """A recipe from its keys. Raises UsageError naming ``source`` and the key."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "recipe"
+        known = (
+            ""
+            if first["type"] != "extra_forbidden"
+            else f"; known keys: {', '.join(Rule.model_fields if 'rules' in where else Recipe.model_fields)}"
+        )
+        raise UsageError(f"{source}: {where}: {first['msg']}{known}") from e
