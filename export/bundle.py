@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export.jobs import RESULT, Job
-from export.lowering import check_target
+from export.lowering import TARGETS, check_target
 from export.schedule import Event, run_jobs, sweep
 from quantize import checkpoint
 from quantize.models.model import build_components
@@ -59,17 +59,21 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     if not options.targets or not options.precisions:
         raise UsageError("nothing to export: name at least one target and one precision")
     for target in options.targets:
-        own = dict(options.options) if target == "executorch" else {}
+        own = {key: value for key, value in options.options if target in _takers(key)}
         check_target(target, options.precisions, own)
+    for key, value in options.options:
+        if not set(_takers(key)) & set(options.targets):
+            raise UsageError(f"option {key}={value} is for {' and '.join(_takers(key)) or 'no target'}, got {', '.join(options.targets)}")
     model = checkpoint.load(options.checkpoint)
     tile = options.tile or model.config.tile
     graph = build_components(model, tile)
     _overlap(tile, options.overlap)
+    _check_kept(options, tuple(graph.components))
     digest = checkpoint.checkpoint_sha256(options.checkpoint)
     source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
     reference = Job("reference", source, digest, tile)
     jobs = [
-        Job("lower", source, digest, tile, name, target, precision, options.options if target == "executorch" else ())
+        Job("lower", source, digest, tile, name, target, precision, _own_options(options, name, target, precision))
         for name in sorted(graph.components, key=lambda n: n != "unet")  # the longest first
         for target in options.targets
         for precision in options.precisions
@@ -77,6 +81,31 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     weights = {name: 4 * sum(p.numel() for p in c.module.parameters()) for name, c in graph.components.items()}
     weights[""] = 4 * model.parameters()
     return reference, jobs, weights
+
+
+def _takers(option: str) -> list[str]:
+    """Targets that take an option."""
+    return [name for name, line in TARGETS.items() if option in line.options]
+
+
+def _own_options(options: ExportOptions, component: str, target: str, precision: str) -> tuple[tuple[str, str], ...]:
+    """The options that shape one artifact; operations to keep in float32 are an fp16 artifact's own."""
+    own = {key: value for key, value in options.options if target in _takers(key)}
+    kept = own.pop("keep_fp32", "")
+    if kept and precision == "fp16":
+        mine = "auto" if kept == "auto" else ",".join(item for item in kept.split(",") if item.startswith(f"{component}:"))
+        own |= {"keep_fp32": mine} if mine else {}
+    return tuple(own.items())
+
+
+def _check_kept(options: ExportOptions, components: tuple[str, ...]) -> None:
+    kept = dict(options.options).get("keep_fp32", "auto")
+    if "keep_fp32" in dict(options.options) and "fp16" not in options.precisions:
+        raise UsageError(f"--keep-fp32 applies to fp16, got {', '.join(options.precisions)}; add --precision fp16")
+    for item in [] if kept == "auto" else kept.split(","):
+        component, _, operation = item.partition(":")
+        if component not in components or not operation:
+            raise UsageError(f"--keep-fp32: got {item!r}, expected auto or COMPONENT:OP with a component of {', '.join(components)}")
 
 
 def _overlap(tile: int, overlap: int | None) -> int:

@@ -22,6 +22,9 @@ SOURCES = (
     "quantize/rewrites.py",
     "export/to_*.py",
     "quantize/models/*.py",
+    "runtime_py/mil/evaluate.py",
+    "runtime_py/mil/locate.py",
+    "runtime_py/mil/source.py",
     "runtime_py/resample.py",
 )
 """The code that shapes a job's result, as patterns from the root."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class LoweringRequest:
     """One component to lower: the rewritten module in float32, example inputs, and where to write.
 
-    ``scratch`` is a folder that the precisions of one component and target share, for what they have in common.
+    ``reference`` holds the weights of the module as it was given, by name: those of ``module`` that are the same tensors need not be stored
+    again. ``scratch`` is a folder that the precisions of one component and target share, for what they have in common.
     """
 
     component: str
@@ -32,11 +33,14 @@ class LoweringRequest:
     options: dict[str, str]
     path: Path
     scratch: Path
+    reference: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Target:
-    """How a target is lowered. ``ram_factor`` × float32 weight bytes + ``ram_base_gib`` bounds a child's peak memory (measured)."""
+    """How a target is lowered. ``options``: name → values it may take, none: any text.
+
+    ``ram_factor`` × float32 weight bytes + ``ram_base_gib`` bounds a child's peak memory (measured)."""
 
     module: str
     package: str
@@ -50,7 +54,7 @@ class Target:
 
 
 TARGETS: dict[str, Target] = {
-    "coreml": Target("export.to_coreml", "coremltools", "coreml", ".mlpackage", ("fp32", "fp16"), {}, ("coremltools", "torch"), 2.5),
+    "coreml": Target("export.to_coreml", "coremltools", "coreml", ".mlpackage", ("fp32", "fp16"), {"keep_fp32": ()}, ("coremltools", "torch"), 2.5),
     "executorch": Target(
         "export.to_executorch",
         "executorch",
@@ -86,7 +90,7 @@ def check_target(target: str, precisions: Sequence[str], options: dict[str, str]
                 f"precision {precision!r} is not available for {target}; it takes {', '.join(line.precisions)}. Nothing was exported"
             )
     for key, value in options.items():
-        if value not in line.options.get(key, ()):
+        if key not in line.options or (line.options[key] and value not in line.options[key]):
             known = "; ".join(f"{k}={'|'.join(v)}" for k, v in line.options.items()) or "none"
             raise UsageError(f"option {key}={value} is unknown for {target}; it takes: {known}")
     if importlib.util.find_spec(line.package) is None:

@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import Any
+
 import coremltools as ct
 
 from export.lowering import LoweringRequest
 from quantize.capture import capture
-from runtime_py.manifest import Delegation
+from runtime_py.errors import ToolchainError, UsageError
+from runtime_py.manifest import Delegation, Fallback, Gates
 
 MINIMUM_DEPLOYMENT_TARGET = "iOS18"
+KEEP_MARGIN_DB = 1.0
+"""``keep_fp32=auto`` aims this far above the gate: it chooses on one tile and the gate is measured on others."""
 
 
 def lower(request: LoweringRequest) -> Delegation:
-    """Write ``request.path`` (.mlpackage). Where each op runs is the device's decision: only a Mac or a phone can tell, so no share is given here."""
+    """Write ``request.path`` (.mlpackage) and the program it was converted from. Where each op runs is the device's decision: no share is given.
+
+    The option ``keep_fp32`` names ops (``COMPONENT:OP,…``) that an fp16 program computes in float32; ``auto`` finds the fewest that bring the
+    component above its gate on the example. Raises UsageError for an unknown op, ToolchainError when no choice of ops reaches the gate.
+    """
+    from runtime_py.mil.source import save_source
+
     program = capture(request.module, request.example)
-    precision = ct.precision.FLOAT16 if request.precision == "fp16" else ct.precision.FLOAT32
+    option = request.options.get("keep_fp32", "")
+    reason = "kept in fp32 on request"
+    if option == "auto":
+        kept, reason = _choose(request, program)
+    else:
+        kept = tuple(item.partition(":")[2] for item in option.split(",") if item)
+    model, names = _convert(request, program, kept)
+    for name in kept if option != "auto" else ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3)
+            meant = f"did you mean {', '.join(near)}?" if near else "f2i validate --locate names those that matter"
+            raise UsageError(f"--keep-fp32: {request.component} has no op {name!r}; {meant}")
+    kept = tuple(name for name in kept if name in names)  # a pass after the cast makes ops of its own, which follow their neighbours
+    model.save(str(request.path))
+    save_source(program, request.path, request.reference)
+    function = model._mil_program.functions["main"]
+    operations = [op for op in function.operations if op.op_type != "const" and not op.op_type.startswith("constexpr_")]
+    return Delegation(ops=len(operations), fallbacks=tuple(Fallback(op=name, reason=reason) for name in kept))
+
+
+def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> tuple[Any, set[str]]:
+    """The converted model, and the names of the ops a caller may keep."""
+    precision: Any = ct.precision.FLOAT32 if request.precision == "fp32" else ct.precision.FLOAT16
+    seen: set[str] = set()
+
+    def in_half(operation: Any) -> bool:
+        seen.add(operation.name)
+        return operation.name not in kept
+
+    if kept:
+        precision = ct.transform.FP16ComputePrecision(op_selector=in_half)
     model = ct.convert(
         program,
         inputs=[ct.TensorType(name=name, shape=shape) for name, shape in request.inputs.items()],
@@ -25,6 +67,21 @@ def lower(request: LoweringRequest) -> Delegation:
         skip_model_load=True,
     )
     model.short_description = f"F2I {request.component}, {request.precision}"
-    model.save(str(request.path))
-    function = model._mil_program.functions["main"]
-    return Delegation(ops=sum(op.op_type not in {"const"} and not op.op_type.startswith("constexpr_") for op in function.operations))
+    return model, seen
+
+
+def _choose(request: LoweringRequest, program: Any) -> tuple[tuple[str, ...], str]:
+    """The fewest ops to keep in float32, found with the evaluator on the example, and what keeping them brings."""
+    from runtime_py.mil.locate import keep_fp32
+
+    draft = request.scratch / f"{request.component}-draft.mlpackage"
+    _convert(request, program, ())[0].save(str(draft))
+    inputs = {name: tensor.detach().numpy() for name, tensor in zip(request.inputs, request.example, strict=True)}
+    gate = Gates().component_sqnr_db["fp16"]
+    found = keep_fp32(draft, program, inputs, gate_db=gate + KEEP_MARGIN_DB)
+    if not found.reached:
+        reason = (
+            f"SQNR is {found.before_db:.1f} dB, with every op in fp32 {found.sqnr_db:.1f} dB, the gate is {gate} dB; export fp32 instead"
+        )
+        raise ToolchainError(component=request.component, target="coreml", stage="keep-fp32", reason=reason)
+    return found.operations, f"kept in fp32: SQNR {found.before_db:.1f} dB becomes {found.sqnr_db:.1f} dB"

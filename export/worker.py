@@ -162,6 +162,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
         dict(job.options),
         path,
         scratch,
+        component.module.state_dict(),
     )
     try:
         delegation = lower(job.target, request)

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from runtime_py.errors import BundleError
 
 SCHEMA = 1
+SOURCE_SUFFIX = ".source.pt2"
+"""Of the program an artifact was converted from: for diagnosis, never shipped."""
 TARGETS = ("coreml", "executorch", "tflite", "onnx")
 PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4")
 
@@ -160,8 +162,8 @@ class Artifact(Record):
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
-        return sum(f.bytes for f in self.files)
+        """Size of what a phone ships."""
+        return sum(f.bytes for f in self.files if not f.path.endswith(SOURCE_SUFFIX))
 
 
 class Golden(Record):

@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from runtime_py import diagnose
 from runtime_py.bundle import Bundle
 from runtime_py.errors import UsageError
 from runtime_py.manifest import Gates
-from runtime_py.metrics import ErrorSums, psnr_db, psnr_y, ssim, ssim_y
+from runtime_py.metrics import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ssim_y
 from runtime_py.photo import PhotoReader
 from runtime_py.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
 from runtime_py.samples import SAMPLES, cut_tiles, load_rgb, sample_photo
@@ -44,6 +45,8 @@ class ValidateOptions:
     """Side of the stitched crops, in tiles."""
     threads: int = 0
     seed: int = 0
+    locate: bool = False
+    """Walk every Core ML program beside the one it was converted from; see :mod:`runtime_py.diagnose`."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Report:
     photos: list[dict[str, Any]] = field(default_factory=list)
     gates: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+    located: list[dict[str, Any]] | None = None
+    """Rows of :func:`runtime_py.diagnose.locate`; None when that was not asked for."""
 
     @property
     def passed(self) -> bool:
@@ -89,6 +94,7 @@ class Report:
             "photos": self.photos,
             "gates": self.gates,
             "environment": self.environment,
+            **({} if self.located is None else {"located": self.located}),
         }
 
     def as_junit(self) -> str:
@@ -135,7 +141,8 @@ def validate(
         _tiling(report, gates, reference, crops, stitched)
     for done, (target, precision) in enumerate(variants):
         with open_pipeline(bundle, target, precision, threads=options.threads) as pipeline:
-            _components(report, gates, pipeline, expected)
+            worst = _components(report, gates, pipeline, expected)
+            _sources(report, pipeline, {component: expected[k] for component, k in worst.items()}, options.locate)
             _photos(report, gates, pipeline, stitched, options, show)
             _sanity(report, pipeline, tiles[0])
         progress("variants", done + 1, len(variants))
@@ -205,12 +212,18 @@ def _tiling(report: Report, gates: Gates, reference: Pipeline, crops: list[tuple
         report.gate("reference tiling psnr_db", value, gates.tiling_psnr_db, at_least=True)
 
 
-def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list[dict[str, np.ndarray]]) -> None:
-    """Each component alone, on the reference's inputs, so that one component's error is not another's."""
+def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list[dict[str, np.ndarray]]) -> dict[str, int]:
+    """Each component alone, on the reference's inputs, so that one component's error is not another's. Returns each one's worst tile."""
+    worst: dict[str, int] = {}
     for call in pipeline.bundle.manifest.dataflow:
         sums = ErrorSums()
+        errors = []
         for tensors in expected:
-            sums.update(tensors[call.result], pipeline.run(call.component, {a: tensors[t] for a, t in call.inputs.items()}))
+            output = pipeline.run(call.component, {a: tensors[t] for a, t in call.inputs.items()})
+            sums.update(tensors[call.result], output)
+            error = relative_l2(tensors[call.result], output)
+            errors.append(error if math.isfinite(error) else math.inf)
+        worst[call.component] = int(np.argmax(errors))
         sqnr = sums.sqnr_db()
         row = {
             "target": pipeline.target,
@@ -227,6 +240,22 @@ def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list
         limit = gates.component_sqnr_db.get(pipeline.precision)  # type: ignore[call-overload]
         if limit is not None:
             report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} sqnr_db", sqnr, limit, at_least=True)
+    return worst
+
+
+def _sources(report: Report, pipeline: Pipeline, worst: dict[str, dict[str, np.ndarray]], walk: bool) -> None:
+    """Core ML packages beside the programs they were converted from: weights and attributes always, op by op where that is asked for."""
+    bundle = pipeline.bundle
+    if walk and report.located is None:
+        report.located = []
+    for call in bundle.manifest.dataflow if pipeline.target == "coreml" else ():
+        artifact = bundle.manifest.artifact(call.component, pipeline.target, pipeline.precision)
+        for what, changed in (diagnose.audit(bundle, artifact) or {}).items():
+            report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} changed {what}", changed, 0, at_least=False)
+        if walk and report.located is not None:
+            tensors = worst[call.component]
+            row = diagnose.locate(bundle, artifact, {name: tensors[tensor] for name, tensor in call.inputs.items()})
+            report.located += [row] if row else []
 
 
 def _photos(

@@ -34,6 +34,8 @@ class WeightComparison:
     value: str
     storage: str
     rel_l2: float
+    exact: bool
+    """Whether every element is the program's, rounded to the type the package stores."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,13 @@ def audit_weights(package: Path, program: Any) -> WeightReport:
     """Compares every parameter of ``program`` (an ExportedProgram or the path of one) with the package's decompressed constant."""
     exported = load_program(program)
     held = _held(package, exported)
-    tensors = {**exported.state_dict, **exported.constants}
+    tensors = {**exported.state_dict, **exported.constants, **_folded(exported)}
     compared = []
     for target, (array, value, storage) in held.items():
-        difference = relative_l2(torch.from_numpy(array), tensors[target].detach().float())
-        compared.append(WeightComparison(target, value, storage, difference))
+        wanted = tensors[target].detach().float()
+        difference = relative_l2(torch.from_numpy(array), wanted)
+        exact = bool(np.array_equal(array, wanted.numpy()) or np.array_equal(array, wanted.half().float().numpy()))
+        compared.append(WeightComparison(target, value, storage, difference, exact))
     missing = [item.target for item in _parameters(exported) if item.target not in held]
     return WeightReport(tuple(compared), tuple(missing))
 
@@ -99,7 +103,30 @@ def _held(package: Path, program: Any) -> dict[str, tuple[np.ndarray[Any, Any], 
             array = constants.array(value)
             if array.dtype.kind == "f":
                 held[item.target] = np.array(array, np.float32), value, constants.operation(value).type
+        for node, tensor in _folded(exported).items():
+            value = by_base.get(node)
+            if value is not None and function.types[value].shape == tuple(tensor.shape) and function.types[value].dtype.is_float:
+                held[node] = np.array(constants.array(value), np.float32), value, constants.operation(value).type
     return held
+
+
+def _folded(program: Any) -> dict[str, torch.Tensor]:
+    """Nodes of ``program`` that depend on weights alone (a reshaped norm weight), which the converter computes: node name → value."""
+    tensors = {**program.state_dict, **program.constants}
+    targets = {item.arg.name: item.target for item in program.graph_signature.input_specs}
+    known: dict[Any, torch.Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            if node.op == "placeholder" and targets.get(node.name) in tensors:
+                known[node] = tensors[targets[node.name]].detach()
+            elif node.op == "call_function" and node.all_input_nodes and all(source in known for source in node.all_input_nodes):
+                value = node.target(*torch.fx.map_arg(node.args, known.get), **torch.fx.map_arg(node.kwargs, known.get))
+                if isinstance(value, torch.Tensor):
+                    known[node] = value
+                    if value.is_floating_point():
+                        found[node.name] = value.float()
+    return found
 
 
 def audit_attributes(package: Path, program: Any) -> list[AttributeDifference]:

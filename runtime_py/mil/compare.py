@@ -57,10 +57,17 @@ def pair_values(function: Function, program: Any) -> dict[str, Any]:
     """Values of ``function`` (name → torch.fx node of ``program``) that come from the same torch operation, in program order."""
     nodes = {node.name: (position, node) for position, node in enumerate(program.graph.nodes) if node.op == "call_function"}
     candidates: list[tuple[int, str, Any]] = []
-    for operation in function.body.operations:
-        if operation.type == "const" or operation.type.startswith("constexpr_"):
-            continue
+    operations = [item for item in function.body.operations if item.type != "const" and not item.type.startswith("constexpr_")]
+    cast_by_pass = any(output.name.endswith("_cast_fp16") for item in operations for output in item.outputs)
+    for operation in operations:
         for output in operation.outputs:
+            if (
+                cast_by_pass
+                and output.type.dtype.name == "fp16"
+                and "_fp16" not in output.name
+                and output.name not in function.body.outputs
+            ):
+                continue  # a pass after the one that casts has made this operation, whatever its name: no node stands behind it
             base = base_name(output.name)
             for name in (base, _NUMBERED.sub("", base)):  # a name already taken got a further number
                 position, node = nodes.get(name, (-1, None))

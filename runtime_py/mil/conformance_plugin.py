@@ -8,6 +8,7 @@ coremltools itself allows 0.5 absolute, which a wrong formula passes.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import json
 import random
@@ -84,7 +85,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mil-seed", type=int, default=0, help="seed of the sample")
     group.addoption("--mil-tolerance", type=float, default=1e-2, help="loosest absolute and relative tolerance")
     group.addoption("--mil-results", default="", help="file to write one JSON line per test to")
-    group.addoption("--mil-mutate", default="", help="operation whose results are made wrong by 1 %%")
+    group.addoption("--mil-minutes", type=float, default=0, help="start no test after this time (0: no limit); the order is then shuffled")
+    group.addoption("--mil-mutants", default="", help="JSON file, test id → operation whose results that test sees wrong by 1 %%")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -100,16 +102,21 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("models.utils", "models.model"):
         system: Any = importlib.import_module(f"coremltools.{name}")
         system._is_macos, system._macos_version = (lambda: True), (lambda: _MACOS)
-    operation = config.getoption("--mil-mutate")
-    if operation:
-        mutate(operation, 1.01)
+    config.stash[_DEADLINE] = time.monotonic() + 60 * (config.getoption("--mil-minutes") or 1e6)
+    mutants = config.getoption("--mil-mutants")
+    config.stash[_MUTANTS] = json.loads(Path(mutants).read_text()) if mutants else {}
 
 
-def mutate(operation: str, factor: float) -> None:
-    """Makes every floating-point result of ``operation`` wrong by ``factor``."""
+@contextlib.contextmanager
+def mutated(operation: str, factor: float = 1.01) -> Iterator[None]:
+    """Makes every floating-point result of ``operation`` wrong by ``factor`` while the context lasts."""
     entry = optable.OPERATIONS[operation]
     versions = entry if isinstance(entry, dict) else {15: entry}
     optable.OPERATIONS[operation] = {since: _wrong(function, factor) for since, function in versions.items()}
+    try:
+        yield
+    finally:
+        optable.OPERATIONS[operation] = entry
 
 
 def _wrong(function: optable.Implementation, factor: float) -> optable.Implementation:
@@ -138,6 +145,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         generator = random.Random(config.getoption("--mil-seed"))
         kept = {id(item) for group in groups.values() for item in (group if len(group) <= size else generator.sample(group, size))}
         chosen = [item for item in chosen if id(item) in kept]
+    if config.getoption("--mil-minutes"):
+        random.Random(config.getoption("--mil-seed")).shuffle(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
 
@@ -158,10 +167,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     RecordingProxy.predicted = 0
     RecordingProxy.old_format = False
     item.stash[_STARTED] = time.perf_counter()
-    yield
+    operation = item.config.stash[_MUTANTS].get(test_id(item))
+    with mutated(operation) if operation else contextlib.nullcontext():
+        yield
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if time.monotonic() > item.config.stash[_DEADLINE]:
+        pytest.skip(OUT_OF_TIME)
 
 
 _STARTED = pytest.StashKey[float]()
+_DEADLINE = pytest.StashKey[float]()
+_MUTANTS = pytest.StashKey[dict[str, str]]()
+OUT_OF_TIME = "not run: out of time"
+
+
+def test_id(item: pytest.Item) -> str:
+    """A test's name from coremltools' own folder on."""
+    return item.nodeid.rsplit("coremltools/", 1)[-1]
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -173,7 +197,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         return
     kinds = sorted(name for name in RecordingProxy.operations if name != "const")
     line = {
-        "test": item.nodeid.rsplit("coremltools/", 1)[-1],
+        "test": test_id(item),
         "outcome": "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome,
         "when": report.when,
         "predicted": RecordingProxy.predicted,

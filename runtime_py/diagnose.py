@@ -1,0 +1,150 @@
+"""What ``f2i validate`` asks of a Core ML package beyond its output: is it still what was converted, and which op goes wrong first.
+
+The package is walked beside the float32 program it was converted from (kept in the bundle as ``*.source.pt2``), on the tile that the
+component handles worst. Every figure is a plain number, so that a report can be written as JSON.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime_py.bundle import Bundle
+from runtime_py.manifest import SOURCE_SUFFIX, Artifact
+
+FLOAT_PRECISIONS = ("fp32", "fp16")
+"""Precisions whose weights are the program's own, rounded to the type that is stored."""
+
+
+def audit(bundle: Bundle, artifact: Artifact) -> dict[str, int] | None:
+    """Weights and attributes of a Core ML package that are not those of the program it was converted from, as counts; None without one.
+
+    They are compared element by element: one bit of one weight, an epsilon or GELU's form can stay inside any reasonable error band.
+    Raises BundleError, MilError.
+    """
+    program = _source(bundle, artifact)
+    if program is None or artifact.precision not in FLOAT_PRECISIONS:
+        return None
+    from runtime_py.mil.audit import audit_attributes, audit_weights
+
+    package = bundle.artifact_path(artifact)
+    changed = [item for item in audit_weights(package, program).compared if not item.exact]
+    return {"weights": len(changed), "attributes": len(audit_attributes(package, program))}
+
+
+def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any] | None:
+    """The first op of a Core ML package whose error leaves the expected band on ``inputs``, and the fewest to keep in float32.
+
+    ``first`` takes each op by itself (its inputs are the reference's), ``first_accumulated`` lets errors grow, which is how a value leaves
+    the range of fp16. Returns None where the bundle does not hold the program that the package was converted from. Raises BundleError, MilError.
+    """
+    program = _source(bundle, artifact)
+    if program is None:
+        return None
+    from runtime_py.mil.audit import audit_attributes, audit_weights
+    from runtime_py.mil.locate import keep_fp32
+    from runtime_py.mil.locate import locate as locate_package
+
+    package = bundle.artifact_path(artifact)
+    own = locate_package(package, program, inputs)
+    grown = locate_package(package, program, inputs, forced=False)
+    gate = bundle.manifest.gates.component_sqnr_db.get(artifact.precision)
+    kept = None
+    if artifact.precision == "fp16" and gate is not None and own.sqnr_db < gate:
+        found = keep_fp32(package, program, inputs, gate_db=gate)
+        kept = {
+            "ops": [f"{artifact.component}:{name}" for name in found.operations],
+            "before_db": _finite(found.before_db),
+            "sqnr_db": _finite(found.sqnr_db),
+            "reached": found.reached,
+        }
+    changed = [item for item in audit_weights(package, program).compared if not item.exact]
+    return {
+        "target": artifact.target,
+        "precision": artifact.precision,
+        "component": artifact.component,
+        "compared": own.matched,
+        "not_compared": own.unmatched,
+        "sqnr_db": _finite(own.sqnr_db),
+        "gate_db": gate,
+        "first": _row(own.first),
+        "first_accumulated": _row(grown.first),
+        "keep_fp32": kept,
+        "changed_weights": [item.parameter for item in changed] if artifact.precision in FLOAT_PRECISIONS else None,
+        "changed_attributes": [
+            {"where": item.where, "module": item.module, "attribute": item.attribute, "package": item.package, "reference": item.reference}
+            for item in audit_attributes(package, program)
+        ],
+    }
+
+
+def describe(row: dict[str, Any]) -> list[str]:
+    """One located component for people, a line per finding."""
+    name = f"{row['target']}/{row['precision']} {row['component']}"
+    lines = [f"{name}: {row['compared']} ops compared, {row['not_compared']} without counterpart, SQNR {_db(row['sqnr_db'])} dB"]
+    for key, label in (
+        ("first", "first op out of its band by itself"),
+        ("first_accumulated", "first op out of band in the running program"),
+    ):
+        found = row[key]
+        if found is None:
+            lines.append(f"  {label}: none")
+            continue
+        lines.append(
+            f"  {label}: {found['op']} '{found['name']}' in {found['module'] or 'the model itself'}: relative L2 {_db(found['rel_l2'], '.1e')},"
+            f" largest value {_db(found['magnitude'], '.4g')}, reference {found['reference_magnitude']:.4g},"
+            f" {found['overflowed']} overflowed, {found['underflowed']} underflowed"
+        )
+    if row["changed_weights"]:
+        lines.append(f"  weights that are not the program's: {', '.join(row['changed_weights'][:8])}")
+    lines += [
+        f"  attribute {item['attribute']} of {item['where']} is {item['package']}, the program says {item['reference']}"
+        for item in row["changed_attributes"]
+    ]
+    if row["keep_fp32"] is not None:
+        kept = row["keep_fp32"]
+        if kept["reached"]:
+            lines.append(f"  with {len(kept['ops'])} ops in fp32 SQNR is {_db(kept['sqnr_db'])} dB: --keep-fp32 {','.join(kept['ops'])}")
+        else:
+            lines.append(f"  even with every op in fp32 SQNR is only {_db(kept['sqnr_db'])} dB: the fault is not precision")
+    return lines
+
+
+def _source(bundle: Bundle, artifact: Artifact) -> Any:
+    """The program an artifact was converted from, its files checked, or None where the bundle keeps none."""
+    if artifact.target != "coreml" or not any(record.path == artifact.path + SOURCE_SUFFIX for record in artifact.files):
+        return None
+    from runtime_py.mil.source import load_source
+
+    package = bundle.artifact_path(artifact)
+    reference: Path = bundle.check(bundle.manifest.components[artifact.component].reference)
+    return load_source(package, reference)
+
+
+def _row(found: Any) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "op": found.operation,
+        "name": found.name,
+        "where": found.where,
+        "module": found.module,
+        "node": found.node,
+        "rel_l2": _finite(found.rel_l2),
+        "magnitude": _finite(found.magnitude),
+        "reference_magnitude": _finite(found.reference_magnitude),
+        "overflowed": found.overflowed,
+        "underflowed": found.underflowed,
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _db(value: float | None, form: str = ".1f") -> str:
+    return "not finite" if value is None else format(value, form)
