@@ -231,6 +231,7 @@ def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the gates as JUnit XML.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to look at: one offline page.")] = None,
+    bench_file: Annotated[Path | None, typer.Option("--bench", help="With --html: show what `f2i bench --json` wrote beside it.")] = None,
 ) -> None:
     """Every artifact against the full-precision reference, on real photo tiles. Exit code 1 when a gate falls.
 
@@ -247,21 +248,26 @@ def validate(
     options = ValidateOptions(
         images, hr, open_bundle(against) if against else None, target, precision, tiles, photos, threads=threads, locate=locate
     )
-    images = None
+    pictures = None
     if html:
         from benchmarks.report_images import ReportImages
 
-        images = ReportImages()
+        pictures = ReportImages()
+    measured = None
+    if bench_file:
+        from benchmarks.protocol import bench_json, read_bench
+
+        measured = bench_json(read_bench(bench_file))
     with Steps(err) as steps:
-        report = validate_bundle(opened, options, steps.count, images.collect if images else lambda _: None)
+        report = validate_bundle(opened, options, steps.count, pictures.collect if pictures else lambda _: None)
     if json_file:
         write_json(json_file, report.as_json())
     if junit:
         write_text(junit, report.as_junit())
-    if html and images:
+    if html and pictures:
         from benchmarks.report import write_report
 
-        write_report(html, opened, report, images, command=_command())
+        write_report(html, opened, report, pictures, command=_command(), bench=measured)
     for row in report.located or []:
         out.print("\n".join(describe(row)), soft_wrap=True, markup=False)
     out.print(parity_table(opened, report))

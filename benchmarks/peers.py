@@ -1,6 +1,6 @@
 """``make bench-peers``: our ExecuTorch and LiteRT artifacts against the same graphs exported as each project's own documentation shows.
 
-    python -m benchmarks.peers BUNDLE [--threads N] [--rounds N] [--json F]
+    python -m benchmarks.peers BUNDLE [--threads N] [--rounds N] [--component NAME] [--json F]
 
 Both come from the bundle's full-precision reference programs and run on the same engine, in rounds that take turns, in one session.
 ExecuTorch: ``to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()`` (docs.pytorch.org/executorch, "Model Export and
@@ -71,19 +71,21 @@ def export_as_documented(target: str, program: Path, destination: Path) -> None:
         raise UsageError(f"target {target!r} has no documented export here; choose from {', '.join(PEERS)}")
 
 
-def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10) -> list[Peer]:
-    """Every component of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
+def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, component: str | None = None) -> list[Peer]:
+    """Every component (or only one) of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
     targets = [t for t in PEERS if (t, "fp32") in bundle.manifest.variants()]
     if not targets:
         raise UsageError(f"{bundle.root}: it holds no executorch/fp32 or tflite/fp32; export them to compare")
     feeds, found = golden_inputs(bundle), []
     with tempfile.TemporaryDirectory() as folder:
         for target in targets:
-            for name, component in bundle.manifest.components.items():
+            for name, record in bundle.manifest.components.items():
+                if component not in (None, name):
+                    continue
                 theirs = Path(folder) / f"{name}.{'pte' if target == 'executorch' else 'tflite'}"
-                export_as_documented(target, bundle.check(component.reference), theirs)
+                export_as_documented(target, bundle.check(record.reference), theirs)
                 ours = bundle.artifact_path(bundle.manifest.artifact(name, target, "fp32"))
-                shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
+                shapes = {k: tuple(spec.shape) for k, spec in record.inputs.items()}
                 sessions = [open_session(target, p, component=name, inputs=shapes, threads=threads) for p in (ours, theirs)]
                 times = _alternate(sessions, feeds[name], rounds)
                 c = compare(times[1], times[0])
@@ -114,10 +116,11 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--component", help="only this one")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     try:
-        peers = compare_peers(open_bundle(options.bundle), threads=options.threads, rounds=options.rounds)
+        peers = compare_peers(open_bundle(options.bundle), threads=options.threads, rounds=options.rounds, component=options.component)
     except F2IError as e:
         sys.stderr.write(f"peers: {e}\n")
         sys.exit(e.exit_code)

@@ -9,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import launch_options
 from playwright.sync_api import sync_playwright
 
+from benchmarks.protocol import BenchReport, Device, Row, Settings, bench_json, with_figures
 from benchmarks.report import write_report
 from benchmarks.report_charts import Variant, pareto_front, scatter
 from benchmarks.report_images import ReportImages, heat_map
@@ -16,6 +17,16 @@ from runtime_py.bundle import open_bundle
 from runtime_py.validate import ValidateOptions, validate
 
 COMMAND = ["f2i", "validate", "my bundle", "--html", "report.html"]
+ROW = {"target": "onnx", "precision": "fp32", "component": "unet", "threads": 2, "status": "ok", "rounds_ns": ((9, 11), (10, 10))}
+BENCH = BenchReport(
+    created="2026-01-01T00:00:00+00:00",
+    device=Device(kind="host", name="desk", os="Linux", machine="x86_64", cpu="a processor", cores=2, memory_bytes=1 << 30),
+    versions={},
+    bundle="tiny",
+    manifest_sha256="0" * 64,
+    settings=Settings(),
+    rows=(with_figures(Row(**ROW, flops=7_000_000_000, limit_share=0.4321, bound="arithmetic")),),
+)
 WIDTHS = {"phone": (390, 844), "desk": (1440, 900)}
 
 
@@ -25,7 +36,7 @@ def made(tiny_bundle, tmp_path_factory):
     bundle, images = open_bundle(tiny_bundle), ReportImages()
     report = validate(bundle, ValidateOptions(tiles=2, photos=2), show=images.collect)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, bundle, report, images, command=COMMAND)
+    write_report(path, bundle, report, images, command=COMMAND, bench=bench_json(BENCH))
     return path, report
 
 
@@ -115,6 +126,7 @@ def test_page_holds_what_the_report_measured(made):
     assert path.stat().st_size < 5e6
     assert shlex.join(COMMAND).replace("'", "&#39;") in text
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+    assert "Against the machine" in text and "43.21%" in text and "onnx/fp32 unet" in text
     assert text.count("<tr>") >= len(report.components) + len(report.photos)
     assert json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1]).keys() == {p["image"] for p in report.photos}
     assert "images" not in report.as_json() and set(report.as_json()) == {
