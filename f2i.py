@@ -182,7 +182,7 @@ def verify(bundle: BundleArgument) -> None:
 @app.command()
 def run(
     bundle: BundleArgument,
-    photos: Annotated[list[Path], typer.Argument(help="Photos: JPEG, PNG, TIFF, WebP, AVIF, HEIC.", show_default=False)],
+    photos: Annotated[list[str], typer.Argument(help="Photos, folders of photos, URLs, or .txt lists of them.", show_default=False)],
     out_path: Annotated[Path, typer.Option("--out", help="A file for one photo, a folder for several.", show_default=False)],
     target: Annotated[str | None, typer.Option(help="coreml, executorch, tflite, onnx, or torch for the reference.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
@@ -190,30 +190,53 @@ def run(
     bit_depth: Annotated[int | None, typer.Option(help="8 or 16; default: the photo's own.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share; default: the bundle's.")] = None,
     threads: Threads = 0,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Spread photos over a Ray cluster; `local` starts one here.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="With --ray: engines at a time; 0: as many as cores allow.")] = 0,
 ) -> None:
-    """Upscale photos ×2, tile by tile.
+    """Upscale photos ×2, tile by tile. Of several photos, those that are done already are not done again.
 
     Example: `f2i run bundle photo.jpg --out photo_x2.jpg --target tflite`
     """
     from runtime_py.bundle import open_bundle
+    from runtime_py.folder import FolderJob, find_sources, missing, run_folder
     from runtime_py.pipeline import REFERENCE, choose_variant, open_pipeline, upscale_photo
 
     opened = open_bundle(bundle)
     chosen = REFERENCE if target == "torch" else choose_variant(opened, target, precision)
-    several = len(photos) > 1 or out_path.is_dir()
-    if several and out_path.suffix and not out_path.is_dir():
-        raise UsageError(f"{out_path}: {len(photos)} photos need a folder, got what looks like a file; use --out FOLDER")
-    if several:
-        _make_folder(out_path)
-    with open_pipeline(opened, *chosen, threads=threads) as pipeline, Steps(err) as steps:
-        for photo in photos:
-            destination = out_path / f"{photo.stem}_x2{photo.suffix}" if several else out_path
-            notes = upscale_photo(
-                pipeline, photo, destination, quality=quality, bit_depth=bit_depth, overlap=overlap, progress=steps.counter(photo.name)
-            )
-            for note in notes:
-                err.print(f"{photo.name}: {note}", style="yellow")
-            out.print(f"{destination} ({pipeline.engine}, {chosen[1]})", soft_wrap=True)
+    if len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(".txt") and not out_path.is_dir() and not ray:
+        with open_pipeline(opened, *chosen, threads=threads) as pipeline, Steps(err) as steps:
+            options: dict[str, Any] = {"quality": quality, "bit_depth": bit_depth, "overlap": overlap}
+            notes = upscale_photo(pipeline, Path(photos[0]), out_path, **options, progress=steps.counter(Path(photos[0]).name))
+        for note in notes:
+            err.print(f"{photos[0]}: {note}", style="yellow", markup=False)
+        out.print(f"{out_path} ({pipeline.engine}, {chosen[1]})", soft_wrap=True)
+        return
+    sources = find_sources(photos)
+    if out_path.suffix and not out_path.is_dir():
+        raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
+    _make_folder(out_path)
+    job = FolderJob(bundle.absolute(), out_path.absolute(), *chosen, quality, bit_depth, overlap, threads)
+    todo = missing(job, sources)
+    if len(todo) < len(sources):
+        err.print(f"{len(sources) - len(todo)} of {len(sources)} photos are done already", style="dim")
+    failed = 0
+    with Steps(err) as steps:
+        if ray and todo:
+            from runtime_py.ray_folder import run_on_ray
+
+            results = run_on_ray(job, todo, ray, workers)
+        else:
+            results = run_folder(job, todo, steps.count)
+        for number, done in enumerate(results, 1):
+            for note in done.notes:
+                err.print(f"{done.source.location}: {note}", style="yellow", markup=False)
+            if done.error:
+                failed += 1
+                err.print(f"{done.source.location}: {done.error}", style="red", markup=False, soft_wrap=True)
+            else:
+                out.print(f"{out_path / done.source.output} ({number} of {len(todo)}, {done.seconds:.1f} s)", soft_wrap=True)
+    if failed:
+        raise UsageError(f"{failed} of {len(todo)} photos could not be done; the others are in {out_path}")
 
 
 @app.command()

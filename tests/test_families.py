@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from model_zoo import latent_model, small_kl, small_tiny
 
 from export.bundle import ExportOptions, export_bundle
-from model_zoo import latent_model, small_kl, small_tiny
 from quantize import checkpoint
 from runtime_py.manifest import TARGETS
 from runtime_py.pipeline import REFERENCE, open_pipeline

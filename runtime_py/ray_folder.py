@@ -1,0 +1,68 @@
+"""A folder of photos on a Ray cluster: every actor holds one engine, results come as they are done.
+
+The output folder and the photos must be at the same paths on every node (a network file system), or the photos be URLs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from runtime_py.bundle import open_bundle
+from runtime_py.errors import MissingPackageError, ToolchainError
+from runtime_py.folder import Done, FolderJob, Source, upscale_source
+from runtime_py.pipeline import open_pipeline
+
+LOCAL = "local"
+"""Address that starts Ray on this machine."""
+
+
+class PhotoActor:
+    """One engine in one worker process, kept for all photos that come to it."""
+
+    def __init__(self, job: FolderJob) -> None:
+        self.job = job
+        self.pipeline = open_pipeline(open_bundle(job.bundle), job.target, job.precision, threads=job.threads)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with ``location`` and ``output`` → the same with ``seconds``, ``notes`` and ``error``."""
+        done = upscale_source(self.job, self.pipeline, Source(str(row["location"]), str(row["output"])))
+        return {**row, "seconds": done.seconds, "notes": "\n".join(done.notes), "error": done.error or ""}
+
+
+def run_on_ray(job: FolderJob, sources: Sequence[Source], address: str, workers: int) -> Iterator[Done]:
+    """Upscale photos on ``workers`` actors (0: one per free core, or per ``job.threads`` cores) of the cluster at ``address``.
+
+    An actor that dies is started again and its photo done again; outputs are complete or absent whatever dies.
+    Raises MissingPackageError without Ray, ToolchainError when the cluster gives up.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise MissingPackageError("ray", "f2i run --ray", "ray")
+    import ray
+
+    job.out.mkdir(parents=True, exist_ok=True)
+    try:
+        if not ray.is_initialized():
+            ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        cores = max(1, job.threads)
+        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
+        rows = ray.data.from_items([{"location": s.location, "output": s.output} for s in sources], override_num_blocks=len(sources))
+        done = rows.map(
+            PhotoActor,
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(size=min(count, len(sources)), max_tasks_in_flight_per_actor=2),
+            num_cpus=cores,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        for row in done.iter_rows():
+            notes = tuple(filter(None, row["notes"].split("\n")))
+            yield Done(Source(row["location"], row["output"]), row["seconds"], notes, row["error"] or None)
+    except (ray.exceptions.RayError, ConnectionError) as e:
+        reason = str(e).strip().splitlines()[-1]
+        raise ToolchainError(component="all components", target=job.target, stage="ray", reason=reason) from e
+    finally:
+        ray.shutdown()
