@@ -202,3 +202,22 @@ def test_prediction_is_checked_against_a_photo_really_upscaled(tiny_bundle, meas
     assert abs(check.error) < 0.7
     assert (large.tiles, large.megapixels) == (photo_plan(bundle, *photo_size(12)).count, 12) and large.seconds > check.seconds
     assert large.peak_rss_bytes > check.peak_rss_bytes > 50e6
+
+
+@pytest.mark.slow
+def test_on_this_machine_equal_builds_are_inconclusive_and_a_slowed_one_is_slower(tiny_bundle):
+    bundle, settings = open_bundle(tiny_bundle), Settings(threads=(1,), seconds=3)
+    first, second, slowed = (bench_host(bundle, settings, precision="fp32", slowdown=s) for s in (0.0, 0.0, 0.2))
+    same = [c.verdict for c in with_baseline(second, first, "first").compared]
+    slower = [c.verdict for c in with_baseline(slowed, first, "first").compared]
+    assert same.count("inconclusive") >= 0.95 * len(same)
+    assert slower.count("slower") > len(slower) / 2 and "faster" not in slower
+
+
+@pytest.mark.slow
+def test_peers_are_exported_as_documented_and_run(tiny_bundle):
+    from benchmarks.peers import compare_peers
+
+    peers = compare_peers(open_bundle(tiny_bundle), threads=1, rounds=3, component="feature_encoder")
+    assert [p.target for p in peers] == ["executorch", "tflite"]
+    assert all(p.ours_ns > 0 and p.theirs_ns > 0 and p.low <= p.ratio <= p.high for p in peers)
