@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench-peers setup demo test test-slow check format mil-conformance clean
+.PHONY: bench-mil bench-peers setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
@@ -34,7 +34,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 mil-conformance: $(READY)
-	$(BIN)/python -m runtime_py.mil.conformance
+	$(BIN)/python -m runtime_py.mil.conformance --sample 2 --minutes 25
+
+bench-mil: $(READY)
+	$(BIN)/f2i export mobile --target coreml --precision fp16 --out demo-out/mobile-coreml
+	$(BIN)/python -m benchmarks.mil_cost demo-out/mobile-coreml
 
 bench-peers: $(READY)
 	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out

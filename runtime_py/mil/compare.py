@@ -58,16 +58,11 @@ def pair_values(function: Function, program: Any) -> dict[str, Any]:
     nodes = {node.name: (position, node) for position, node in enumerate(program.graph.nodes) if node.op == "call_function"}
     candidates: list[tuple[int, str, Any]] = []
     operations = [item for item in function.body.operations if item.type != "const" and not item.type.startswith("constexpr_")]
-    cast_by_pass = any(output.name.endswith("_cast_fp16") for item in operations for output in item.outputs)
     for operation in operations:
+        single = len(operation.outputs) == 1
         for output in operation.outputs:
-            if (
-                cast_by_pass
-                and output.type.dtype.name == "fp16"
-                and "_fp16" not in output.name
-                and output.name not in function.body.outputs
-            ):
-                continue  # a pass after the one that casts has made this operation, whatever its name: no node stands behind it
+            if single and output.name not in function.body.outputs and base_name(operation.name) != base_name(output.name):
+                continue  # a late pass made this operation and took over the name of a value it replaced
             base = base_name(output.name)
             for name in (base, _NUMBERED.sub("", base)):  # a name already taken got a further number
                 position, node = nodes.get(name, (-1, None))

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from runtime_py.mil import optable
+from runtime_py.mil.conformance import OUT_OF_TIME
 from runtime_py.mil.predict import Proxy, install
 
 _MACOS = (15, 3)
@@ -180,7 +181,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 _STARTED = pytest.StashKey[float]()
 _DEADLINE = pytest.StashKey[float]()
 _MUTANTS = pytest.StashKey[dict[str, str]]()
-OUT_OF_TIME = "not run: out of time"
 
 
 def test_id(item: pytest.Item) -> str:
