@@ -117,6 +117,28 @@ def distill(
 
 
 @app.command()
+def quantize(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or a model's name: nano, tiny, mobile, paper.", show_default=False)],
+    out_dir: Annotated[Path, typer.Option("--out", help="The quantized checkpoint to write.", show_default=False)],
+    recipe: Annotated[str, typer.Option(help="w8a8, w8a8-mixed, w8, p8, p6, p4, or a TOML file.")] = "w8a8",
+    calib: Annotated[Path | None, typer.Option(help="Photos to calibrate on; default: those scikit-image ships.")] = None,
+    tile: Annotated[int, typer.Option(help="Side of the calibration tiles; 0 takes the checkpoint's own.")] = 0,
+) -> None:
+    """Calibrate a checkpoint to int8, once for every target. A killed run goes on after the last finished component.
+
+    Example: `f2i quantize nano --recipe w8a8 --calib photos --out nano-int8`
+    """
+    from quantize.calibrate import QuantizeOptions, quantize_checkpoint
+    from quantize.recipe import load_recipe
+
+    with Steps(err) as steps:
+        record = quantize_checkpoint(QuantizeOptions(checkpoint, load_recipe(recipe), out_dir, calib, tile), steps.count)
+    for component, sqnr in record["simulated_sqnr_db"].items():
+        out.print(f"{component}: {figure(sqnr, 1)} dB SQNR in simulation")
+    out.print(f"{out_dir}: calibrated on {record['tiles']} tiles of {len(record['images'])} photos", soft_wrap=True)
+
+
+@app.command()
 def export(
     checkpoint: Annotated[
         str, typer.Argument(help="Checkpoint folder (Diffusers format), or a model's name: nano, tiny, mobile, paper.", show_default=False)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from export.jobs import RESULT, Job
-from export.lowering import TARGETS, check_target
+from export.lowering import FLOAT, TARGETS, check_target
 from export.schedule import Event, run_jobs, sweep
-from quantize import checkpoint
+from quantize import checkpoint, quantized
 from quantize.models.model import build_components
 from runtime_py import __version__
 from runtime_py.bundle import MANIFEST, Bundle, file_record, open_bundle, tree_records
@@ -71,9 +71,20 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     _check_kept(options, tuple(graph.components))
     digest = checkpoint.checkpoint_sha256(options.checkpoint)
     source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
+    hashes = {p: quantized.digest(source, p) for p in options.precisions if p not in FLOAT}
     reference = Job("reference", source, digest, tile)
     jobs = [
-        Job("lower", source, digest, tile, name, target, precision, _own_options(options, name, target, precision))
+        Job(
+            "lower",
+            source,
+            digest,
+            tile,
+            name,
+            target,
+            precision,
+            _own_options(options, name, target, precision),
+            hashes.get(precision, ""),
+        )
         for name in sorted(graph.components, key=lambda n: n != "unet")  # the longest first
         for target in options.targets
         for precision in options.precisions
@@ -188,7 +199,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
     return Manifest(
         name=f"{config['name']}-{reference_job.tile}",
         created_by=f"f2i-mobile {__version__}",
-        model=ModelRecord(name=config["name"], checkpoint_sha256=reference_job.checkpoint_sha256, config=config),
+        model=_model_record(options, reference_job, config),
         tile=TileSpec(
             size=reference_job.tile,
             scale=config["scale"],
@@ -202,6 +213,18 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         artifacts=tuple(artifacts),
         golden=golden,
         gates=Gates() if checkpoint.is_trained(options.checkpoint) else Gates(tiling_psnr_db=None),
+    )
+
+
+def _model_record(options: ExportOptions, reference_job: Job, config: dict[str, Any]) -> ModelRecord:
+    """Where the weights came from; recipe and calibration by precision, for those that are not float."""
+    read = {p: quantized.read(reference_job.checkpoint, p) for p in options.precisions if p not in FLOAT}
+    return ModelRecord(
+        name=config["name"],
+        checkpoint_sha256=reference_job.checkpoint_sha256,
+        config=config,
+        recipe={p: q.record() for p, q in read.items()} or None,
+        calibration={p: q.calibration for p, q in read.items()} or None,
     )
 
 

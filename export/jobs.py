@@ -20,6 +20,9 @@ SOURCES = (
     "export/worker.py",
     "quantize/capture.py",
     "quantize/rewrites.py",
+    "quantize/observe.py",
+    "quantize/qdq.py",
+    "quantize/quantized.py",
     "export/to_*.py",
     "quantize/models/*.py",
     "runtime_py/mil/evaluate.py",
@@ -44,6 +47,8 @@ class Job:
     target: str = ""
     precision: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    quantization: str = ""
+    """Hash of the checkpoint's quantization to this precision; empty for float."""
 
     @property
     def label(self) -> str:

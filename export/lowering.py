@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoweringRequest:
-    """One component to lower: the rewritten module in float32, example inputs, and where to write.
+    """One component to lower: the rewritten module in float32 (for int8 its QDQ graph), example inputs, and where to write.
 
     ``reference`` holds the weights of the module as it was given, by name: those of ``module`` that are the same tensors need not be stored
     again. ``scratch`` is a folder that the precisions of one component and target share, for what they have in common.
@@ -34,6 +34,8 @@ class LoweringRequest:
     path: Path
     scratch: Path
     reference: dict[str, Tensor] = field(default_factory=dict)
+    palettes: dict[str, int] = field(default_factory=dict)
+    """Path of a layer → bits of its weight's palette."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,27 @@ class Target:
     ram_base_gib: float = 1.2
 
 
+FLOAT = ("fp32", "fp16")
+STATIC = ("w8a8", "w8a8-mixed")
+PALETTES = ("p8", "p6", "p4")
+
 TARGETS: dict[str, Target] = {
-    "coreml": Target("export.to_coreml", "coremltools", "coreml", ".mlpackage", ("fp32", "fp16"), {"keep_fp32": ()}, ("coremltools", "torch"), 2.5),
+    "coreml": Target(
+        "export.to_coreml",
+        "coremltools",
+        "coreml",
+        ".mlpackage",
+        (*FLOAT, "w8", *STATIC, *PALETTES),
+        {"keep_fp32": ()},
+        ("coremltools", "torch"),
+        2.5,
+    ),
     "executorch": Target(
         "export.to_executorch",
         "executorch",
         "executorch",
         ".pte",
-        ("fp32", "fp16"),
+        (*FLOAT, *STATIC),
         {"delegate": ("xnnpack", "coreml", "vulkan")},
         ("executorch", "torch"),
         3.5,
@@ -70,12 +85,12 @@ TARGETS: dict[str, Target] = {
         "litert_torch",
         "tflite",
         ".tflite",
-        ("fp32", "fp16"),
+        (*FLOAT, *STATIC),
         {},
         ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
         4.0,
     ),
-    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", ("fp32", "fp16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
+    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", (*FLOAT, "w8", *STATIC), {}, ("onnx", "onnxscript", "torch"), 4.0),
 }
 
 

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 import coremltools as ct
+import coremltools.optimize.coreml as cto
 
 from export.lowering import LoweringRequest
 from quantize.capture import capture
@@ -66,8 +67,20 @@ def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> t
         minimum_deployment_target=getattr(ct.target, MINIMUM_DEPLOYMENT_TARGET),
         skip_model_load=True,
     )
+    if request.palettes:
+        model = _with_palettes(model, request.palettes)
     model.short_description = f"F2I {request.component}, {request.precision}"
     return model, seen
+
+
+def _with_palettes(model: Any, bits: dict[str, int]) -> Any:
+    """Each named layer's weight as indices into a table of 2^bits values, found by k-means over the whole tensor."""
+    held = cto.get_weights_metadata(model, weight_threshold=1)
+    configurations = {f"{path.replace('.', '_')}_weight": cto.OpPalettizerConfig(nbits=b, mode="kmeans") for path, b in bits.items()}
+    absent = sorted(set(configurations) - set(held))
+    if absent:
+        raise RuntimeError(f"{len(absent)} of {len(configurations)} weights to palettize are not in the package, such as {absent[0]}")
+    return cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=configurations))
 
 
 def _choose(request: LoweringRequest, program: Any) -> tuple[tuple[str, ...], str]:

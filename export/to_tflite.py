@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import litert_torch
+import torch
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+from litert_torch.quantize.quant_config import QuantConfig
 
-from export.lowering import LoweringRequest
+from export.lowering import STATIC, LoweringRequest
 from runtime_py.manifest import Delegation, Fallback
 
 
 def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.tflite) and return how much of the graph the XNNPACK delegate takes on this machine."""
+    if request.precision in STATIC:
+        _lower_static(request)
+        return _delegation(request.path)
     plain = request.scratch / "float32.tflite"
     if not plain.is_file():
         litert_torch.convert(request.module.eval(), tuple(request.example)).export(str(plain))
@@ -25,6 +31,30 @@ def lower(request: LoweringRequest) -> Delegation:
     else:
         shutil.copyfile(plain, request.path)
     return _delegation(request.path)
+
+
+def _lower_static(request: LoweringRequest) -> None:
+    """Convert a QDQ graph. Without a quantizer in the configuration the converter takes no notice of it and the file stays float."""
+    graph: Any = request.module
+    _own_dequantize(graph)
+    configuration = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
+    litert_torch.convert(graph, tuple(request.example), quant_config=configuration).export(str(request.path))
+
+
+def _own_dequantize(module: Any) -> None:
+    """Give each reader of a quantized tensor its own dequantize op.
+
+    litert-torch 0.10.0's layout pass puts a transpose behind a dequantize op that two ops read and forgets its shape, so that the second reader fails
+    ("Attempting to convert non-NHWC compatible node to NHWC").
+    """
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.quantized_decomposed.dequantize_per_tensor.default:
+            continue
+        for user in list(node.users)[1:]:
+            with module.graph.inserting_before(user):
+                copy = module.graph.node_copy(node)
+            user.replace_input_with(node, copy)
+    module.recompile()
 
 
 def _halve_weights(source: Path, destination: Path) -> None:

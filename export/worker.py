@@ -20,7 +20,10 @@ from export.jobs import RESULT, Job
 from runtime_py.errors import F2IError, ToolchainError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from quantize.capture import Rewritten
+    from quantize.quantized import PaletteLayer
 
 GOLDEN_CASES = (("portrait", "astronaut.png"), ("still_life", "coffee.png"))
 
@@ -128,6 +131,20 @@ class Lowering:
             self.cases.append(({i: tensors[call.arguments[i]] for i in self.component.inputs}, tensors[call.result]))
         self.tiles = [[torch.from_numpy(inputs[i]) for i in self.component.inputs] for inputs, _ in self.cases]
         self.rewritten: Rewritten | None = None
+        self.checkpoint = job.checkpoint
+
+    def module(self, job: Job, rewritten: Rewritten) -> tuple[nn.Module, list[PaletteLayer]]:
+        """What is lowered: the rewritten module, or its QDQ graph; and the layers that Core ML's converter is to find palettes for."""
+        if not job.quantization:
+            return rewritten.module, []
+        from quantize.quantized import palettes, qdq_graph, read
+
+        quantized = read(self.checkpoint, job.precision)
+        found = palettes(quantized, job.component)
+        if found:
+            return rewritten.module, found
+        # LiteRT's converter folds weights itself and refuses those that are folded already.
+        return qdq_graph(rewritten.module, self.tiles[0], job.component, quantized, fold=job.target != "tflite"), []
 
     def rewrite(self, job: Job) -> Rewritten:
         """The component's module as the job's target and precision want it."""
@@ -152,9 +169,10 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     rewritten = lowering.rewrite(job)
     stages.begin("lower")
     path = out / f"{job.component}{TARGETS[job.target].suffix}"
+    module, palettes = lowering.module(job, rewritten)
     request = LoweringRequest(
         job.component,
-        rewritten.module,
+        module,
         component.inputs,
         component.output,
         lowering.tiles[0],
@@ -163,6 +181,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
         path,
         scratch,
         component.module.state_dict(),
+        {p.path: p.bits for p in palettes},
     )
     try:
         delegation = lower(job.target, request)

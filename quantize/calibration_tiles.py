@@ -52,10 +52,11 @@ def calibration_set(folder: Path | None, tile: int, count: int, seed: int) -> Ca
     if len(paths) > MOST_PHOTOS:
         paths = [paths[k] for k in sorted(rng.choice(len(paths), MOST_PHOTOS, replace=False))]
     label = folder or "the sample photos"
-    photos, small = [], []
+    photos: list[tuple[Path, Tile]] = []
     for path in paths:
         photo = read_photo(path)
-        (photos if min(photo.shape[:2]) >= tile else small).append((path, photo))
+        if min(photo.shape[:2]) >= tile:
+            photos.append((path, photo))
     room = sum((p.shape[0] // tile) * (p.shape[1] // tile) for _, p in photos)
     if room < LEAST_AREA:
         raise UsageError(

@@ -33,6 +33,14 @@ FLOAT = "float:"
 
 
 @dataclass(frozen=True)
+class PaletteLayer:
+    """A layer whose weight becomes indices of ``bits`` into a table."""
+
+    path: str
+    bits: int
+
+
+@dataclass(frozen=True)
 class Quantized:
     """One precision of a checkpoint."""
 
@@ -139,6 +147,12 @@ def load_scales(prepared: qdq.Prepared, tensors: Mapping[str, Tensor]) -> None:
             if observer is not None:
                 observer.scale = float(tensors[f"{name}.{side}_scale"])
                 observer.zero_point = int(tensors[f"{name}.{side}_zero_point"])
+
+
+def palettes(quantized: Quantized, component: str) -> list[PaletteLayer]:
+    """Layers of ``component`` that the recipe gives a palette."""
+    chosen = {k.split("/", 1)[1]: rule.weights for k, rule in quantized.rules.items() if k.startswith(f"{component}/")}
+    return [PaletteLayer(path, int(kind.removeprefix("palette"))) for path, kind in chosen.items() if kind.startswith("palette")]
 
 
 def qdq_graph(module: nn.Module, example: Sequence[Tensor], component: str, quantized: Quantized, *, fold: bool) -> GraphModule:

@@ -192,8 +192,9 @@ class ModelRecord(Record):
     checkpoint_sha256: Sha256
     config: dict[str, Any]
     recipe: dict[str, Any] | None = None
-    """The quantization recipe in full; null for float precisions."""
+    """Precision → the quantization recipe in full with its hash; null where all precisions are float."""
     calibration: dict[str, Any] | None = None
+    """Precision → photos with their hashes, tiles, seed and observer."""
 
 
 class Manifest(Record):

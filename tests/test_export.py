@@ -138,7 +138,8 @@ def test_a_device_s_own_delegate_takes_the_whole_graph(cache, tmp_path, delegate
     ("change", "message"),
     [
         ({"targets": ("tensorrt",)}, "target 'tensorrt' is unknown; choose from"),
-        ({"precisions": ("w8a8",)}, "precision 'w8a8' is not available for coreml; it takes fp32, fp16"),
+        ({"precisions": ("w8a16",)}, "precision 'w8a16' is not available for coreml; it takes fp32, fp16, w8, w8a8"),
+        ({"precisions": ("w8a8",)}, "tiny: it is not quantized to w8a8 .* run: f2i quantize tiny --recipe w8a8"),
         ({"tile": 33}, "needs a multiple of 4 pixels; use --tile 32"),
         ({"overlap": 16}, "overlap 16 does not fit"),
         ({"options": (("delegate", "qnn"),)}, "option delegate=qnn is unknown"),
