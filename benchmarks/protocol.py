@@ -12,6 +12,8 @@ from benchmarks.verdict import compare, summarize
 from runtime_py.errors import UsageError
 
 SCHEMA = 1
+MACHINE_MARGIN = 1.1
+"""Two runs whose machine's own peak differs by more than this factor are not compared: the peak is the best of ten and repeats within 1 % when idle."""
 
 
 class Record(BaseModel):
@@ -198,6 +200,7 @@ def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> Be
             f"{report.device.name} ({report.device.cpu}); a baseline must come from the same device"
         )
     before = {(r.target, r.precision, r.component, r.threads): r for r in baseline.rows if r.status == "ok"}
+    disturbed = _disturbed(report, baseline)
     compared = []
     for row in report.rows:
         key = (row.target, row.precision, row.component, row.threads)
@@ -214,12 +217,23 @@ def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> Be
                 ratio=c.ratio,
                 low=c.low,
                 high=high,
-                verdict=c.verdict,
+                verdict="inconclusive" if row.threads in disturbed else c.verdict,
             )
         )
     if not compared:
         raise UsageError(f"{source}: it shares no row with this run; measure the baseline with the same targets, precisions and threads")
-    return report.model_copy(update={"baseline": source, "compared": tuple(compared)})
+    notes = tuple(
+        f"{n} threads: the machine's own peak is {ratio:.2f} times the baseline's, so something else was running: nothing is concluded"
+        for n, ratio in disturbed.items()
+    )
+    return report.model_copy(update={"baseline": source, "compared": tuple(compared), "notes": report.notes + notes})
+
+
+def _disturbed(report: BenchReport, baseline: BenchReport) -> dict[int, float]:
+    """Numbers of threads at which the machine itself, measured by its peak arithmetic, was not the same in both runs; with the ratio of the peaks."""
+    before = {limit.threads: limit.fp32_flops for limit in baseline.limits}
+    ratios = {m.threads: m.fp32_flops / b for m in report.limits if m.fp32_flops and (b := before.get(m.threads))}
+    return {n: ratio for n, ratio in ratios.items() if not 1 / MACHINE_MARGIN <= ratio <= MACHINE_MARGIN}
 
 
 def read_bench(path: Path) -> BenchReport:

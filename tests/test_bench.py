@@ -141,6 +141,11 @@ def test_json_round_trip_and_baseline(measured, tmp_path):
     assert again == measured and json.loads(path.read_text())["schema"] == 1
     same = with_baseline(measured, again, "bench.json")
     assert len(same.compared) == 6 and {c.verdict for c in same.compared} == {"inconclusive"}
+    weaker = tuple(m.model_copy(update={"fp32_flops": m.fp32_flops / 2}) for m in measured.limits)
+    slower = tuple(r.model_copy(update={"rounds_ns": tuple(tuple(3 * n for n in s) for s in r.rounds_ns)}) for r in measured.rows)
+    assert "slower" in {c.verdict for c in with_baseline(measured.model_copy(update={"rows": slower}), again, "bench.json").compared}
+    disturbed = with_baseline(measured.model_copy(update={"rows": slower, "limits": weaker}), again, "bench.json")
+    assert {c.verdict for c in disturbed.compared} == {"inconclusive"} and "0.50 times" in disturbed.notes[-1]
     other = again.model_copy(update={"device": again.device.model_copy(update={"cpu": "another"})})
     with pytest.raises(UsageError, match="same device"):
         with_baseline(measured, other, "bench.json")
@@ -201,7 +206,7 @@ def test_prediction_is_checked_against_a_photo_really_upscaled(tiny_bundle, meas
     # tiny takes a millisecond a tile, on a machine that may be busy; what a real model gives is in the README
     assert abs(check.error) < 0.7
     assert (large.tiles, large.megapixels) == (photo_plan(bundle, *photo_size(12)).count, 12) and large.seconds > check.seconds
-    assert large.peak_rss_bytes > check.peak_rss_bytes > 50e6
+    assert large.peak_rss_bytes >= check.peak_rss_bytes > 50e6
 
 
 @pytest.mark.slow
