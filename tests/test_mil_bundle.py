@@ -156,7 +156,7 @@ def test_a_sound_bundle_passes_and_every_op_is_in_its_band(bundle):
         assert [row["component"] for row in report.located] == ["feature_encoder", "unet"]
         for row in report.located:
             assert row["first"] is None and row["keep_fp32"] is None
-            assert row["compared"] > 0.85 * (row["compared"] + row["not_compared"])
+            assert row["compared"] > 0.7 * (row["compared"] + row["not_compared"])
             assert not row["changed_weights"] and not row["changed_attributes"]
         assert report.as_json()["located"] == report.located
 
@@ -257,10 +257,11 @@ def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle
     compressed = tmp_path / "unet.mlpackage"
     COMPRESSED[kind](ct.models.MLModel(str(package), skip_model_load=True)).save(str(compressed))
     inputs, expected = golden(bundle, "unet")
-    state = program.state_dict
     for name, array in package_weights(compressed, program).items():
-        if name in state:
-            state[name] = torch.nn.Parameter(torch.from_numpy(array))
+        if name in program.state_dict:
+            program.state_dict[name] = torch.nn.Parameter(torch.from_numpy(array))
+        else:
+            program.constants[name] = torch.from_numpy(array)
     _, outputs = reference_values(program, inputs, set())
     (output,) = load(compressed)(inputs).values()
     assert relative_l2(outputs[0].numpy(), output) < 1e-3 < relative_l2(expected, output)
