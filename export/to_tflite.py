@@ -36,9 +36,27 @@ def lower(request: LoweringRequest) -> Delegation:
 def _lower_static(request: LoweringRequest) -> None:
     """Convert a QDQ graph. Without a quantizer in the configuration the converter takes no notice of it and the file stays float."""
     graph: Any = request.module
+    _float_concatenations(graph)
     _own_dequantize(graph)
     configuration = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
     litert_torch.convert(graph, tuple(request.example), quant_config=configuration).export(str(request.path))
+
+
+def _float_concatenations(module: Any) -> None:
+    """Multiply what a concatenation reads by the float32 after one, so that it stays a float op, as in the QDQ graph.
+
+    The converter makes a concatenation int8 as soon as one input is dequantized, and forces that input's scale on all the others: measured, 10 dB of a
+    small UNet's SQNR. A product with exactly one would be folded away.
+    """
+    module.register_buffer("_barrier", torch.nextafter(torch.ones(1), torch.full((1,), 2.0)), persistent=False)
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.aten.cat.default:
+            continue
+        with module.graph.inserting_before(node):
+            barrier = module.graph.get_attr("_barrier")
+            inputs = [module.graph.call_function(torch.ops.aten.mul.Tensor, (source, barrier)) for source in node.args[0]]
+        node.args = (inputs, *node.args[1:])
+    module.recompile()
 
 
 def _own_dequantize(module: Any) -> None:

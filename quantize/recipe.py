@@ -88,11 +88,9 @@ class Recipe(_Strict):
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Share of values, in percent, that the percentile observer keeps inside the range."""
     weight_observer: Literal["minmax", "mse"] = "mse"
-    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
+    rounding: Literal["nearest"] = "nearest"
     bias_correction: bool = True
     smoothing: tuple[Smoothing, ...] = ()
-    split_skips: bool = False
-    """Quantize the two halves of a skip concatenation apart (Q-Diffusion, Li et al., arXiv 2302.04304, sec. 4.2)."""
     tiles: int = Field(default=32, ge=1, le=4096)
     """Calibration tiles."""
     seed: int = Field(default=0, ge=0)
