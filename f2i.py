@@ -219,8 +219,9 @@ def run(
 
     Example: `f2i run bundle photo.jpg --out photo_x2.jpg --target tflite`
     """
+    from benchmarks.album import upscale_album
     from runtime_py.bundle import open_bundle
-    from runtime_py.folder import FolderJob, find_sources, missing, run_folder
+    from runtime_py.folder import FolderJob, find_sources
     from runtime_py.pipeline import REFERENCE, choose_variant, open_pipeline, upscale_photo
 
     opened = open_bundle(bundle)
@@ -238,27 +239,7 @@ def run(
         raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
     _make_folder(out_path)
     job = FolderJob(bundle.absolute(), out_path.absolute(), *chosen, quality, bit_depth, overlap, threads)
-    todo = missing(job, sources)
-    if len(todo) < len(sources):
-        err.print(f"{len(sources) - len(todo)} of {len(sources)} photos are done already", style="dim")
-    failed = 0
-    with Steps(err) as steps:
-        if ray and todo:
-            from runtime_py.ray_folder import run_on_ray
-
-            results = run_on_ray(job, todo, ray, workers)
-        else:
-            results = run_folder(job, todo, steps.count)
-        for number, done in enumerate(results, 1):
-            for note in done.notes:
-                err.print(f"{done.source.location}: {note}", style="yellow", markup=False)
-            if done.error:
-                failed += 1
-                err.print(f"{done.source.location}: {done.error}", style="red", markup=False, soft_wrap=True)
-            else:
-                out.print(f"{out_path / done.source.output} ({number} of {len(todo)}, {done.seconds:.1f} s)", soft_wrap=True)
-    if failed:
-        raise UsageError(f"{failed} of {len(todo)} photos could not be done; the others are in {out_path}")
+    upscale_album(job, sources, ray, workers, out, err)
 
 
 @app.command()

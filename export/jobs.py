@@ -20,6 +20,7 @@ SOURCES = (
     "export/worker.py",
     "quantize/capture.py",
     "quantize/rewrites.py",
+    "quantize/phone_modules.py",
     "quantize/observe.py",
     "quantize/qdq.py",
     "quantize/quantized.py",
