@@ -78,7 +78,8 @@ def start(folder):
 
 def environment(home):
     path = f"{CACHE / LIBRARY / 'android'}:{CACHE / LIBRARY}"
-    return {**os.environ, "HOME": str(home), "LD_LIBRARY_PATH": path, "ADB_MDNS": "0"}
+    # The folder of the cache is found from HOME, which is another one in there.
+    return {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(CACHE.parents[1]), "LD_LIBRARY_PATH": path, "ADB_MDNS": "0"}
 
 
 def serve(full, log):

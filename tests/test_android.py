@@ -14,7 +14,8 @@ from benchmarks.protocol import Settings
 from runtime_py.bundle import open_bundle
 from runtime_py.errors import UsageError
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="adbd runs on Linux")
+# Slow: Debian packages, and a kernel that grants namespaces, are not on every machine that runs the other tests.
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="adbd runs on Linux")]
 ONE, TWO = "127.0.0.1:5555", "127.0.0.2:5555"
 WORKING = "for p in /proc/[0-9]*; do readlink $p/cwd; done; true"
 QUICK = Settings(warmup=1, runs=6, rounds=3, threads=(1,), gate_seconds=0)

@@ -61,9 +61,10 @@ def pair_values(function: Function, program: Any) -> dict[str, Any]:
     for operation in operations:
         single = len(operation.outputs) == 1
         for output in operation.outputs:
-            if single and output.name not in function.body.outputs and base_name(operation.name) != base_name(output.name):
-                continue  # a late pass made this operation and took over the name of a value it replaced
             base = base_name(output.name)
+            renamed = single and output.name not in function.body.outputs and base_name(operation.name) != base
+            if renamed and not base.startswith(operation.type):
+                continue  # a late pass made this operation and took over the name of a value it replaced
             for name in (base, _NUMBERED.sub("", base)):  # a name already taken got a further number
                 position, node = nodes.get(name, (-1, None))
                 value = None if node is None else node.meta.get("val")
