@@ -37,6 +37,30 @@ class ExplicitGroupNorm(nn.Module):
         return scaled * self.weight.reshape(affine) + self.bias.reshape(affine)
 
 
+class ScaledGroupNorm(nn.Module):
+    """Group normalisation whose squares cannot overflow half precision: values are first divided by their group's largest magnitude m.
+
+    With c = x − mean and r = 1/m: (c·r) · rsqrt(mean((c·r)²) + ε·r²) is c · rsqrt(mean(c²) + ε), and no product exceeds 1 but ε·r², whose overflow
+    means a group of equal values, for which 0 is the right answer. As it stands, |c| over 255 becomes infinite when squared, and the group becomes 0.
+    """
+
+    def __init__(self, norm: ExplicitGroupNorm) -> None:
+        super().__init__()
+        self.groups, self.weight, self.bias, self.eps = norm.groups, norm.weight, norm.bias, norm.eps
+        self.register_buffer("least", torch.full((1, 1, 1, 1), 1e-4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        grouped = x.reshape(n, self.groups, c // self.groups, -1)
+        centred = grouped - grouped.mean((-1, -2), keepdim=True)
+        scale = torch.reciprocal(torch.maximum(centred.abs().amax((-1, -2), keepdim=True), self.least))
+        unit = centred * scale
+        variance = (unit * unit).mean((-1, -2), keepdim=True)
+        scaled = (unit * torch.rsqrt(variance + self.eps * scale * scale)).reshape(x.shape)
+        affine = (1, c) + (1,) * (x.dim() - 2)
+        return scaled * self.weight.reshape(affine) + self.bias.reshape(affine)
+
+
 class ExplicitLayerNorm(nn.Module):
     """Layer normalisation over the last axis as mean, subtract, multiply, rsqrt. Source: Ba et al., arXiv 1607.06450, eq. 3."""
 

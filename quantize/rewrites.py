@@ -27,6 +27,7 @@ from quantize.phone_modules import (
     ExplicitLayerNorm,
     ExplicitSiLU,
     ExplicitUNetAttention,
+    ScaledGroupNorm,
     SigmoidGELU,
     SplitGEGLU,
     SubpixelUpsample,
@@ -167,6 +168,11 @@ def explicit_silu(module: nn.Module) -> int:
     return _replace(module, lambda m: isinstance(m, nn.SiLU), lambda m: ExplicitSiLU())
 
 
+def scaled_group_norm(module: nn.Module) -> int:
+    """Group norm divides by the largest magnitude before it squares (half precision only, where squares overflow)."""
+    return _replace(module, lambda m: isinstance(m, ExplicitGroupNorm), ScaledGroupNorm)
+
+
 def sigmoid_gelu(module: nn.Module) -> int:
     """GELU becomes a sigmoid of a polynomial (half precision only)."""
     return _replace(
@@ -198,7 +204,7 @@ REWRITES: dict[str, tuple[Rewrite, ...]] = {
 """What each target's graph is rewritten with, in order. Core ML and ONNX Runtime have layer norm as an op of their own."""
 
 
-HALF_REWRITES: dict[str, tuple[Rewrite, ...]] = {"executorch": (sigmoid_gelu,)}
+HALF_REWRITES: dict[str, tuple[Rewrite, ...]] = {"coreml": (scaled_group_norm,), "executorch": (sigmoid_gelu,)}
 """What is rewritten besides when computing in half precision; each must stay below :data:`quantize.capture.HALF_REWRITE_LIMIT`."""
 
 
