@@ -53,6 +53,10 @@ def base_name(name: str) -> str:
     return _SUFFIX.sub("", name)
 
 
+FUSED = ("linear",)
+"""Operations that a pass makes of a product and its bias, and that compute what the node of their output's name computes."""
+
+
 def pair_values(function: Function, program: Any) -> dict[str, Any]:
     """Values of ``function`` (name → torch.fx node of ``program``) that come from the same torch operation, in program order."""
     nodes = {node.name: (position, node) for position, node in enumerate(program.graph.nodes) if node.op == "call_function"}
@@ -63,7 +67,8 @@ def pair_values(function: Function, program: Any) -> dict[str, Any]:
         for output in operation.outputs:
             base = base_name(output.name)
             renamed = single and output.name not in function.body.outputs and base_name(operation.name) != base
-            if renamed and not base.startswith(operation.type):
+            fused = operation.type in FUSED and base.startswith(operation.type)
+            if renamed and not fused:
                 continue  # a late pass made this operation and took over the name of a value it replaced
             for name in (base, _NUMBERED.sub("", base)):  # a name already taken got a further number
                 position, node = nodes.get(name, (-1, None))
