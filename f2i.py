@@ -128,7 +128,7 @@ def quantize(
 
     Example: `f2i quantize nano --recipe w8a8 --calib photos --out nano-int8`
     """
-    from quantize.calibrate import QuantizeOptions, quantize_checkpoint
+    from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
     from quantize.recipe import load_recipe
 
     with Steps(err) as steps:

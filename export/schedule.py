@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from export.jobs import RESULT, Job, cache_root
+from export.jobs import RESULT, Job
 from export.lowering import TARGETS
 from runtime_py.errors import ToolchainError, UsageError
-from runtime_py.files import atomic_directory, exclusive_lock
+from runtime_py.files import atomic_directory, cache_root, exclusive_lock
 
 GIB = 1 << 30
 

@@ -112,6 +112,13 @@ def _same_file(handle: int, path: Path) -> bool:
         return False
 
 
+def cache_root() -> Path:
+    """``$F2I_CACHE``, or f2i below the user's cache folder."""
+    if configured := os.environ.get("F2I_CACHE"):
+        return Path(configured)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "f2i"
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's content, read in blocks."""
     digest = hashlib.sha256()
