@@ -87,6 +87,9 @@ def distill(
     out_dir: Annotated[Path, typer.Option("--out", help="The checkpoint to write; the run's own files go to OUT.run.", show_default=False)],
     student: Annotated[str, typer.Option(help="A preset (nano, mobile, …), or a checkpoint to go on from.")] = "nano",
     teacher: Annotated[str | None, typer.Option(help="A checkpoint; without one the student learns from the photos alone.")] = None,
+    encoder: Annotated[
+        Path | None, typer.Option(help="A DINOv2 folder: teach the student's feature encoder its tokens, nothing else.")
+    ] = None,
     validation: Annotated[Path | None, typer.Option(help="Photos to evaluate on; default: 8 training photos are held out.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
     batch: Annotated[int, typer.Option(min=1, help="Crops per step and process.")] = 8,
@@ -102,6 +105,19 @@ def distill(
     """
     from quantize.distill import distill as train
     from quantize.distill_options import parse_options
+    from quantize.encoder_distill import EncoderOptions, distill_encoder_checkpoint
+
+    if encoder:
+        if teacher or validation or setting:
+            raise UsageError(
+                "--encoder teaches the feature encoder alone; --teacher, --validation and --set are for the whole model: run that next"
+            )
+        wanted = EncoderOptions(data=data, steps=steps, batch=batch, crop=crop, lr=lr, seed=seed)
+        with Steps(err) as progress:
+            count = progress.counter("encoder")
+            losses = distill_encoder_checkpoint(student, encoder, out_dir, wanted, resume=resume, progress=lambda k, _: count(k, steps))
+        out.print(f"{out_dir}: token loss {losses[0]:.4f} at first, {losses[-1]:.4f} at the end")
+        return
 
     given = {"data": data, "out": out_dir, "student": student, "teacher": teacher, "validation": validation, "steps": steps, "batch": batch}
     options = parse_options(given | {"crop": crop, "lr": lr, "seed": seed, "resume": resume}, setting or [])

@@ -33,8 +33,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from quantize import checkpoint
 from quantize.data import CropDataset, PhotoSet, batches, read_folder
 from quantize.distill_options import DistillOptions
+from quantize.encoder_distill import load_encoder
 from quantize.evaluate import score_photos
-from quantize.losses import BlockOutputs, feature_l1, fft_l1
+from quantize.losses import BlockOutputs, TokenDistance, feature_l1, fft_l1
 from quantize.models.model import F2IModel
 from quantize.models.parts import PixelCodec
 from quantize.pipeline import Pipeline
@@ -91,6 +92,7 @@ class Trainee(nn.Module):
         self.weights = options.weights
         self.taps = BlockOutputs(student.unet) if teacher and options.weights.feature else None
         self.teacher_taps = BlockOutputs(teacher.unet) if teacher and options.weights.feature else None
+        self.perceptual = TokenDistance(load_encoder(options.perceptual), student.config) if options.perceptual else None
 
     def forward(self, lr: Tensor, hr: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         output = self.student(lr, noise).float()
@@ -103,6 +105,8 @@ class Trainee(nn.Module):
             losses["teacher"] = (output - target).abs().mean()
             if self.taps and self.teacher_taps:
                 losses["feature"] = feature_l1(self.taps.take(), self.teacher_taps.take())
+        if self.perceptual:
+            losses["perceptual"] = self.perceptual(output, hr)
         total = torch.stack([getattr(self.weights, name) * loss for name, loss in losses.items()]).sum()
         return {"total": total, **{name: loss.detach() for name, loss in losses.items()}}
 

@@ -13,7 +13,7 @@ from runtime_py.errors import UsageError
 
 
 class LossWeights(BaseModel):
-    """Factors of the losses; 0 leaves one out. ``teacher`` and ``feature`` count only with a teacher."""
+    """Factors of the losses; 0 leaves one out. ``teacher`` and ``feature`` count only with a teacher, ``perceptual`` only with a DINOv2."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,6 +21,7 @@ class LossWeights(BaseModel):
     fft: float = Field(default=0.05, ge=0)
     teacher: float = Field(default=1.0, ge=0)
     feature: float = Field(default=0.02, ge=0)
+    perceptual: float = Field(default=0.1, ge=0)
 
 
 class DistillOptions(BaseModel):
@@ -36,6 +37,8 @@ class DistillOptions(BaseModel):
     """A preset, or a checkpoint to go on from (fine-tuning)."""
     teacher: str | None = None
     """A checkpoint; without one the student learns from the photos alone (which is how a teacher is made)."""
+    perceptual: Path | None = None
+    """A DINOv2 folder whose features of the output are drawn to those of the photo: a stage of its own, from the checkpoint of a stage without it."""
     init: Literal["prune", "random", "checkpoint"] = "prune"
     """Of a preset's student: the teacher's pruned weights (random without one), random, or ``checkpoint``: the bundled model."""
     resume: bool = False

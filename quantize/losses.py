@@ -8,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from quantize.models.config import ModelConfig
+from quantize.models.model import FeatureBackbone
+from quantize.models.parts import Resize
+
 _EPS = 1e-6
 
 
@@ -51,6 +55,43 @@ def token_loss(student: Tensor, teacher: Tensor) -> Tensor:
     scale = teacher.square().mean().sqrt() + _EPS
     cosine = functional.cosine_similarity(student, teacher, dim=-1).mean()
     return 1 - cosine + functional.smooth_l1_loss(student / scale, teacher / scale)
+
+
+class TokenDistance(nn.Module):
+    """1 − mean cosine between a DINOv2's patch tokens of two batches of images, (n, 3, s, s) RGB in [0, 1] each → scalar in [0, 2].
+
+    The encoder is frozen and kept out of the module tree. Images are resized to the nearest whole number of patches, at least one.
+    """
+
+    SIDE = 448
+    """Side to which a whole photo is brought before it is compared, pixels: 32 patches."""
+
+    def __init__(self, encoder: FeatureBackbone, config: ModelConfig) -> None:
+        super().__init__()
+        self._encoder = (encoder.eval().requires_grad_(False),)
+        self._resizes: dict[int, Resize] = {}
+        for name, value in (("mean", config.normalization_mean), ("std", config.normalization_std)):
+            self.register_buffer(name, torch.tensor(value).reshape(1, 3, 1, 1), persistent=False)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.tokens(target)
+        return 1 - functional.cosine_similarity(self.tokens(output), wanted, dim=-1).mean()
+
+    def tokens(self, image: Tensor) -> Tensor:
+        """Patch tokens, CLS and registers left out: (n, 3, s, s) → (n, patches, features)."""
+        [encoder] = self._encoder
+        side, patch = image.shape[-1], encoder.config.patch_size
+        if side not in self._resizes:
+            self._resizes[side] = Resize(side, max(1, round(side / patch)) * patch).to(image.device)
+        pixels = (self._resizes[side](image.float()) - self.mean) / self.std
+        return patch_tokens(encoder, pixels)
+
+
+def patch_tokens(encoder: FeatureBackbone, pixels: Tensor) -> Tensor:
+    """What a DINOv2 says of every patch: normalised pixels (n, 3, s, s) → (n, patches, features), CLS and registers left out."""
+    tokens: Tensor = encoder(pixels).last_hidden_state
+    return tokens[:, 1 + getattr(encoder.config, "num_register_tokens", 0) :]
 
 
 class BlockOutputs:

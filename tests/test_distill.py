@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 from skimage import data as photos
 from transformers import Dinov2Config, Dinov2Model
+from typer.testing import CliRunner
 
+from f2i import app
 from quantize import checkpoint
 from quantize.distill import DistillOptions, distill, learning_rate
 from quantize.distill_options import parse_options
-from quantize.encoder_distill import EncoderOptions, distill_encoder, load_encoder
-from quantize.losses import feature_l1, fft_l1, token_loss
+from quantize.encoder_distill import EncoderOptions, distill_encoder, distill_encoder_checkpoint, load_encoder
+from quantize.losses import TokenDistance, feature_l1, fft_l1, token_loss
 from quantize.models import presets
 from quantize.pipeline import Pipeline
 from quantize.prune import initialise_from, kept
@@ -196,10 +198,73 @@ def test_encoder_learns_a_dinov2_folder_of_the_real_shape(folder, tmp_path):
     shape = Dinov2Config(hidden_size=384, num_hidden_layers=2, num_attention_heads=6, image_size=518, patch_size=14)
     Dinov2Model(shape).save_pretrained(tmp_path / "dino")
     student = presets.build("tiny", 0)
-    losses = distill_encoder(student, load_encoder(tmp_path / "dino"), EncoderOptions(folder, steps=30, batch=4, crop=64, lr=3e-3))
+    wanted = EncoderOptions(data=folder, steps=30, batch=4, crop=64, lr=3e-3)
+    losses = distill_encoder(student, load_encoder(tmp_path / "dino"), wanted)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     with pytest.raises(CheckpointError, match="not a DINOv2 folder"):
         load_encoder(tmp_path / "absent")
+
+
+def dinov2(folder):
+    """A Hugging Face DINOv2 folder with random weights, small."""
+    torch.manual_seed(0)
+    Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=70, patch_size=14)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def test_an_interrupted_encoder_run_goes_on_to_the_same_weights(folder, tmp_path):
+    teacher = dinov2(tmp_path / "dino")
+    wanted = EncoderOptions(data=folder, steps=6, batch=2, crop=32)
+    distill_encoder_checkpoint("tiny", teacher, tmp_path / "whole", wanted, resume=False)
+
+    def stop(step, _loss):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill_encoder_checkpoint("tiny", teacher, tmp_path / "broken", wanted, resume=False, progress=stop)
+    assert not (tmp_path / "broken").exists()
+    distill_encoder_checkpoint("tiny", teacher, tmp_path / "broken", wanted, resume=True)
+    whole, broken, before = (checkpoint.load(source) for source in (tmp_path / "whole", tmp_path / "broken", "tiny"))
+    for name, p in whole.feature_encoder.named_parameters():
+        assert torch.equal(p, dict(broken.feature_encoder.named_parameters())[name]), name
+    assert not torch.equal(next(whole.feature_encoder.parameters()), next(before.feature_encoder.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.unet.parameters(), before.unet.parameters(), strict=True))
+
+
+def test_the_command_teaches_an_encoder(folder, tmp_path):
+    given = [
+        "distill",
+        "--data",
+        str(folder),
+        "--student",
+        "tiny",
+        "--encoder",
+        str(dinov2(tmp_path / "dino")),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = CliRunner().invoke(app, [*given, "--steps", "2", "--batch", "1", "--crop", "32"])
+    assert done.exit_code == 0 and "token loss" in done.output, done.output
+    assert checkpoint.load(tmp_path / "out").config.name == "tiny"
+
+
+def test_a_perceptual_stage_trains_on_what_a_dinov2_sees(folder, tmp_path):
+    teacher = dinov2(tmp_path / "dino")
+    torch.manual_seed(1)
+    photo = torch.rand(1, 3, 56, 56)
+    image = (photo + 0.2 * torch.randn_like(photo)).requires_grad_()
+    distance = TokenDistance(load_encoder(teacher), presets.build("tiny", 0).config)
+    [before] = torch.autograd.grad(first := distance(image, photo), image)
+    with torch.no_grad():
+        assert distance(image - 20 * before, photo) < first and distance(photo, photo) < 1e-5
+    runs = {"with": {"perceptual": teacher}, "without": {}}
+    for name, change in runs.items():
+        distill(options(folder, tmp_path / name, steps=2, **change))
+    assert all(entry["perceptual"] > 0 for entry in log_of(tmp_path / "with") if "total" in entry)
+    assert losses_of(tmp_path / "with")[0] > losses_of(tmp_path / "without")[0]
 
 
 def test_the_command_trains_stops_on_ctrl_c_and_goes_on(folder, tmp_path):

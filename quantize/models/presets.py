@@ -1,4 +1,4 @@
-"""The presets: four sizes of one architecture, as literal tables.
+"""The presets: five sizes of one architecture, as literal tables.
 
 The paper has published neither weights nor channel counts; ``paper`` is our reading of its scale (an SD2.1-shaped UNet halved), never its figures.
 """
@@ -60,6 +60,21 @@ PRESETS: dict[str, Preset] = {
         {"hidden_size": 144, "num_hidden_layers": 4, "num_attention_heads": 3, "mlp_ratio": 3, "image_size": 224, "patch_size": 14},
         PIXEL_1X,
     ),
+    "pico": Preset(
+        ModelConfig(name="pico", tile=256, base="bicubic"),
+        {
+            # nano at half the width: a quarter of its parameters and operations, and groups and heads that its pruned weights fit.
+            "block_out_channels": (16, 16, 48, 64),
+            "down_block_types": ("DownBlock2D", "DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D", "UpBlock2D"),
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 96,
+        },
+        {"hidden_size": 72, "num_hidden_layers": 3, "num_attention_heads": 3, "mlp_ratio": 3, "image_size": 224, "patch_size": 14},
+        PIXEL_1X,
+    ),
     "mobile": Preset(
         ModelConfig(name="mobile", tile=256, base="bicubic"),
         {
@@ -97,7 +112,7 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-PresetName = Literal["tiny", "nano", "mobile", "paper"]
+PresetName = Literal["tiny", "pico", "nano", "mobile", "paper"]
 
 
 def build(name: PresetName | str, seed: int = 0) -> F2IModel:
