@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench-mil bench-peers setup demo test test-slow check format mil-conformance clean
+.PHONY: bench-mil bench-peers bench-scale fuzz setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
@@ -43,6 +43,15 @@ bench-mil: $(READY)
 bench-peers: $(READY)
 	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
 	$(BIN)/python -m benchmarks.peers demo-out/bundle
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz.py --photos 10000 --manifests 1000
+
+# About 20 minutes on one core; SIZES=3,12 for a quick one.
+SIZES ?= 12,50,200
+bench-scale: $(READY)
+	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
+	$(BIN)/python -m benchmarks.scale demo-out/bundle --target tflite --precision fp32 --sizes $(SIZES)
 
 clean:
 	rm -rf $(VENV) demo-out build dist

@@ -1,7 +1,7 @@
 """The process that a variant is measured in: it holds that variant's engine alone, so that its memory and its threads are its own.
 
 Reads one JSON request a line on stdin and answers with one JSON line on its original stdout; whatever an engine prints goes to stderr.
-Requests: ``open``, ``run``, ``profile``, ``photo``, ``overhead``, ``limit``, ``cost``. An answer is ``{"ok": ...}`` or ``{"error": "one line"}``.
+Requests: ``open``, ``run``, ``profile``, ``photo``, ``upscale``, ``overhead``, ``limit``, ``cost``. An answer is ``{"ok": ...}`` or ``{"error": "one line"}``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.predict import RepeatPipeline, time_photo
 from runtime_py.bundle import Bundle, load_array, open_bundle
 from runtime_py.engines import ENGINES, Session, installed, open_session
 from runtime_py.errors import F2IError, UsageError
-from runtime_py.pipeline import Pipeline
+from runtime_py.pipeline import Pipeline, open_pipeline
 
 
 class Variant:
@@ -111,6 +111,13 @@ def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
             constants = {name: v.bundle.constant(name) for name in v.bundle.manifest.constants}
             pipeline = Pipeline(v.bundle, v.target, v.precision, v.sessions, constants)
             return time_photo(pipeline, request["megapixels"]) | {"peak_rss_bytes": peak_rss()}
+        case "upscale":
+            from benchmarks.scale import MeteredPipeline, upscale_metered
+
+            b = open_bundle(Path(request["bundle"]))
+            opened = open_pipeline(b, request["target"], request["precision"], request["threads"])
+            metered = MeteredPipeline(b, opened.target, opened.precision, opened.sessions, opened.constants)
+            return upscale_metered(metered, Path(request["photo"]), Path(request["out"])) | {"peak_rss_bytes": peak_rss()}
         case "overhead":
             nothing = RepeatPipeline(open_bundle(Path(request["bundle"])), "none", "none", {}, {})
             return time_photo(nothing, request["megapixels"]) | {"peak_rss_bytes": peak_rss()}

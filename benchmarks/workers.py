@@ -76,9 +76,9 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(label: str) -> Iterator[Worker]:
+def worker(label: str, target: str = "host") -> Iterator[Worker]:
     """A worker for one job, ended afterwards."""
-    made = Worker(label)
+    made = Worker(label, target=target)
     try:
         yield made
     finally:

@@ -64,7 +64,7 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     for key, value in options.options:
         if not set(_takers(key)) & set(options.targets):
             raise UsageError(f"option {key}={value} is for {' and '.join(_takers(key)) or 'no target'}, got {', '.join(options.targets)}")
-    model = checkpoint.load(options.checkpoint)
+    model = checkpoint.load(options.checkpoint, only=())
     tile = options.tile or model.config.tile
     graph = build_components(model, tile)
     _overlap(tile, options.overlap)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from quantize.capture import Rewritten
     from quantize.quantized import PaletteLayer
 
+DRAWN = "checkpoint"
+"""Folder of a reference result that holds a preset's random weights."""
 GOLDEN_CASES = (("portrait", "astronaut.png"), ("still_life", "coffee.png"))
 
 
@@ -44,11 +46,21 @@ class Stages:
         """End the current stage and begin the next; an empty name only ends."""
         now = time.monotonic()
         if self.name:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            self.done.append({"name": self.name, "seconds": round(now - self.began, 3), "peak_rss_bytes": peak})
+            self.done.append({"name": self.name, "seconds": round(now - self.began, 3), "peak_rss_bytes": _take_peak()})
         self.name, self.began = name, now
         if name:
             tell(self.events, {"job": self.index, "stage": name})
+
+
+def _take_peak() -> int:
+    """Largest resident memory in bytes since the last call, where Linux can forget an earlier peak; else since the process began."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    try:
+        peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+        reset.write_text("5")
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak
 
 
 def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
@@ -62,7 +74,10 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     from runtime_py.samples import cut_tiles, load_rgb, sample_photo
 
     stages.begin("load")
-    model = checkpoint.load(job.checkpoint)
+    if not checkpoint.is_trained(job.checkpoint):
+        # Drawn once; every other process maps the file.
+        checkpoint.save(checkpoint.load(job.checkpoint), out / DRAWN)
+    model = checkpoint.load(_weights(job, out))
     graph = build_components(model, job.tile)
     stages.begin("golden")
     extra = {}
@@ -111,6 +126,12 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     }
 
 
+def _weights(job: Job, reference: Path) -> str:
+    """The checkpoint to read: a preset's random weights are where the reference left them."""
+    drawn = reference / DRAWN
+    return str(drawn) if drawn.is_dir() else job.checkpoint
+
+
 class Lowering:
     """Lowers one component to one target, one precision after another; what precisions share is made once."""
 
@@ -119,15 +140,16 @@ class Lowering:
         import torch
 
         from quantize import checkpoint
-        from quantize.models.model import build_components
+        from quantize.models.model import COMPONENT_PARTS, build_components
 
-        graph = build_components(checkpoint.load(job.checkpoint), job.tile)
+        graph = build_components(checkpoint.load(_weights(job, reference), only=COMPONENT_PARTS[job.component]), job.tile)
         self.component = graph.components[job.component]
         call = next(c for c in graph.calls if c.component == job.component)
         self.cases = []
+        constants = {n: np.load(reference / "constants" / f"{n}.npy") for n in graph.constants}
         for case in json.loads((reference / RESULT).read_text())["cases"]:
             folder = reference / "golden" / case["name"]
-            tensors = {n: np.load(folder / f"{n}.npy") for n in case["tensors"]} | {n: t.numpy() for n, t in graph.constants.items()}
+            tensors = constants | {n: np.load(folder / f"{n}.npy") for n in case["tensors"]}
             self.cases.append(({i: tensors[call.arguments[i]] for i in self.component.inputs}, tensors[call.result]))
         self.tiles = [[torch.from_numpy(inputs[i]) for i in self.component.inputs] for inputs, _ in self.cases]
         self.rewritten: Rewritten | None = None
@@ -148,13 +170,15 @@ class Lowering:
 
     def rewrite(self, job: Job) -> Rewritten:
         """The component's module as the job's target and precision want it."""
+        import torch
+
         from quantize.capture import rewrite, rewrite_for_half
 
-        tiles = self.tiles[:1] if job.tile >= 512 else self.tiles
+        known = [torch.from_numpy(expected) for _, expected in self.cases]
         if self.rewritten is None:
-            self.rewritten = rewrite(self.component.module, job.target, job.component, tiles)
+            self.rewritten = rewrite(self.component.module, job.target, job.component, self.tiles, known)
         if job.precision == "fp16":
-            return rewrite_for_half(self.rewritten, self.component.module, job.target, job.component, tiles)
+            return rewrite_for_half(self.rewritten, self.component.module, job.target, job.component, self.tiles, known)
         return self.rewritten
 
 

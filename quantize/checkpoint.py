@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,24 +113,37 @@ def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32) -
             (staging / name / "config.json").write_text(json.dumps(kind.config_of(part), indent=2, default=str) + "\n")
             if kind.weights:
                 tensors = {
-                    kind.file_key(k): v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().clone()
+                    kind.file_key(k): v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous()
                     for k, v in part.state_dict().items()
                 }
-                save_file(tensors, staging / name / kind.weights, metadata={"format": "pt"})
+                save_file(_separate(tensors), staging / name / kind.weights, metadata={"format": "pt"})
         (staging / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def load(source: str | Path) -> F2IModel:
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that share memory, copied: safetensors refuses them. The others are the model's own, so that nothing is held twice."""
+    seen: set[int] = set()
+    out = {}
+    for key, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        alone = place not in seen and tensor.untyped_storage().nbytes() == tensor.nbytes
+        out[key] = tensor if alone else tensor.clone()
+        seen.add(place)
+    return out
+
+
+def load(source: str | Path, only: Collection[str] = PARTS) -> F2IModel:
     """Load a checkpoint folder, the bundled model of that name, or a preset with random weights (``tiny``, ``mobile``, ``paper``).
 
-    Raises CheckpointError with one line that names the file, and for weights the key, the shape got and the shape expected.
+    Weights stored as float32 stay in the file, mapped into memory. ``only``: the parts whose weights are wanted; the others come without (on the meta
+    device). Raises CheckpointError with one line that names the file, and for weights the key, the shape got and the shape expected.
     """
     folder = Path(source)
     if not folder.exists():
         if (BUNDLED / str(source)).is_dir():
             folder = BUNDLED / str(source)
         elif str(source) in presets.PRESETS:
-            return presets.build(str(source))
+            return presets.build(str(source), weights=bool(only))
         else:
             known = sorted({*presets.PRESETS, *(p.name for p in BUNDLED.glob("*") if p.is_dir())})
             raise CheckpointError(f"{source}: no such checkpoint folder, and not one of the models {', '.join(known)}")
@@ -140,7 +153,7 @@ def load(source: str | Path) -> F2IModel:
         config = ModelConfig(**scalars)
     except ValidationError as e:
         raise CheckpointError(f"{folder / 'model_index.json'}: {_first_line(e)}") from e
-    parts = {name: _load_part(folder, name, index) for name in PARTS}
+    parts = {name: _load_part(folder, name, index, name in only) for name in PARTS}
     model = F2IModel(config, parts["unet"], parts["feature_encoder"], parts["projector"], parts["codec"])
     _check_fit(folder, model)
     return model
@@ -175,7 +188,7 @@ def _digest(file: Any) -> bytes:
     return digest.digest()
 
 
-def _load_part(folder: Path, name: str, index: Mapping[str, Any]) -> Any:
+def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool) -> Any:
     entry = index.get(name)
     if not (isinstance(entry, list) and len(entry) == 2):
         raise CheckpointError(
@@ -193,7 +206,7 @@ def _load_part(folder: Path, name: str, index: Mapping[str, Any]) -> Any:
             part = kind.build(config)
     except (TypeError, ValueError, KeyError, AttributeError, ValidationError, RuntimeError) as e:
         raise CheckpointError(f"{config_path}: {entry[1]} cannot be built from it: {_first_line(e)}") from e
-    if kind.weights:
+    if kind.weights and weights:
         part = _load_weights(part, kind, config, folder / name)
     return part.eval().requires_grad_(False)
 

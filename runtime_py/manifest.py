@@ -92,7 +92,7 @@ class Call(Record):
 
 
 class RewriteRecord(Record):
-    """One rewrite applied before lowering: places changed and relative L2 to the original on real tiles."""
+    """One rewrite applied before lowering: places changed, and relative L2 to the original on real tiles of the module with all that were proved with it."""
 
     name: Name
     count: int = Field(ge=1)
@@ -137,7 +137,7 @@ class Parity(Record):
 
 
 class Stage(Record):
-    """Seconds and peak resident memory of one stage of an export."""
+    """Seconds and peak resident memory of one stage of an export (on Linux of the stage alone, elsewhere of its process so far)."""
 
     name: str
     seconds: float = Field(ge=0)

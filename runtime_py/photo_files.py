@@ -14,8 +14,10 @@ from runtime_py.errors import PhotoError
 
 READABLE = "JPEG, PNG, TIFF, WebP, AVIF or HEIC"
 
-# 2^28, 268 megapixels: above every phone's sensor, and small enough that a progressive JPEG or a HEIC, decoded at once, stays under 1 GiB.
+# 2^28, 268 megapixels: above every phone's sensor.
 MAX_PIXELS = 1 << 28
+# Of samples, where a decoder holds the whole picture: that many pixels in 8-bit RGB.
+MAX_HELD_BYTES = 3 * MAX_PIXELS
 MAX_SIDE = 65_500
 
 _HEIF_BRANDS = {b"heic": "heic", b"heix": "heic", b"hevc": "heic", b"heim": "heic", b"heis": "heic", b"avif": "avif", b"avis": "avif"}
@@ -152,12 +154,21 @@ def _boxes_end(file: IO[bytes], size: int) -> bool:
     return at == size
 
 
-def refuse_absurd(path: Path, width: int, height: int) -> None:
-    """Bound the work a small file can ask for. Raises ``PhotoError`` above ``MAX_PIXELS`` in all or ``MAX_SIDE`` along one side."""
+def refuse_absurd(path: Path, width: int, height: int, held_pixel_bytes: int = 0) -> None:
+    """Bound the work and the memory a small file can ask for.
+
+    ``held_pixel_bytes``: bytes per pixel where the decoder holds the whole picture, else 0. Raises ``PhotoError`` above ``MAX_PIXELS`` in all, ``MAX_SIDE``
+    along one side, or ``MAX_HELD_BYTES``.
+    """
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         raise PhotoError(
             f"{path} says it is {width} x {height} px; expected at most {MAX_PIXELS / 1e6:.0f} megapixels and {MAX_SIDE} px a side: "
             "crop or shrink it first"
+        )
+    if width * height * held_pixel_bytes > MAX_HELD_BYTES:
+        raise PhotoError(
+            f"{path} has to be decoded at once, which takes {width * height * held_pixel_bytes / 1e6:.0f} MB; expected at most "
+            f"{MAX_HELD_BYTES / 1e6:.0f} MB: save it as a baseline JPEG, a plain PNG or a TIFF, or shrink it"
         )
 
 

@@ -99,7 +99,7 @@ class PhotoReader:
         self._scratch = scratch
         try:
             stored = _open(self.path, self.format)
-            refuse_absurd(self.path, stored.width, stored.height)
+            refuse_absurd(self.path, stored.width, stored.height, _held_pixel_bytes(stored, self.format))
             self._describe(stored)
             self._image = self._convert(stored)
         except vips().Error as error:
@@ -230,8 +230,8 @@ class PhotoReader:
             self.check_unchanged()
         return self._held[: y1 - y0]
 
-    def rows(self, y0: int, y1: int) -> Pixels:
-        """Rows y0 to y1: float32 (y1 - y0, width, 3) in [0, 1], RGB as stored (encoded, in the photo's own colour space).
+    def samples(self, y0: int, y1: int) -> NDArray[Any]:
+        """Colours of rows y0 to y1 as stored: uint8 or uint16 (y1 - y0, width, 3), or (y1 - y0, width, 1) for grey. See ``decode``.
 
         ``y0`` may only grow from call to call; rows from the last ``y0`` on are kept, so calls may overlap.
 
@@ -239,11 +239,17 @@ class PhotoReader:
             PhotoError: the photo is damaged, or was changed since it was opened.
             UsageError: rows out of range, or above the last call's ``y0``.
         """
-        samples = self._samples(y0, y1)
-        colour = samples[:, :, :1] if self.is_grey else samples[:, :, :3]
-        pixels = np.empty((y1 - y0, self.width, 3), dtype=np.float32)
-        np.multiply(colour, np.float32(1.0 / self._white), out=pixels, dtype=np.float32)
+        return self._samples(y0, y1)[:, :, : 1 if self.is_grey else 3]
+
+    def decode(self, samples: NDArray[Any]) -> Pixels:
+        """Stored samples to float32 in [0, 1], in any layout."""
+        pixels = np.multiply(samples, np.float32(1.0 / self._white), dtype=np.float32)
         return np.minimum(pixels, np.float32(1.0), out=pixels)
+
+    def rows(self, y0: int, y1: int) -> Pixels:
+        """Rows y0 to y1: float32 (y1 - y0, width, 3) in [0, 1], RGB as stored (encoded, in the photo's own colour space). Order and errors as ``samples``."""
+        pixels = self.decode(self.samples(y0, y1))
+        return pixels.repeat(3, axis=2) if self.is_grey else pixels
 
     def alpha_rows(self, y0: int, y1: int) -> Pixels | None:
         """Opacity of rows y0 to y1: float32 (y1 - y0, width) in [0, 1], or None without alpha. Same order and errors as ``rows``."""
@@ -284,6 +290,13 @@ def _open(path: Path, kind: str) -> Any:
     return pyvips.Operation.call(f"{loader}_source", source, access="sequential", fail_on="error")
 
 
+def _held_pixel_bytes(image: Any, kind: str) -> int:
+    """Bytes per pixel of a picture that its decoder holds whole; 0 where it comes row by row."""
+    interlaced = kind in ("jpeg", "png") and "interlaced" in image.get_fields()
+    size = image.bands * (2 if image.format == "ushort" else 1)
+    return size if interlaced or kind in ("webp", "avif", "heic") else 0
+
+
 def _open_heic(path: Path) -> Any:
     """HEVC is not in the libvips that pip installs, for its patents; pillow-heif brings a decoder."""
     try:
@@ -292,7 +305,7 @@ def _open_heic(path: Path) -> Any:
         raise MissingPackageError("pillow_heif", f"reading {path} (HEIC)", "heic") from error
     try:
         heif = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
-        refuse_absurd(path, *heif.size)
+        refuse_absurd(path, *heif.size, (4 if heif.has_alpha else 3) * (2 if heif.info.get("bit_depth", 8) > 8 else 1))
         samples = np.asarray(heif)
     except (ValueError, RuntimeError, OSError, SyntaxError) as error:
         raise PhotoError(f"cannot decode {path} (HEIC): {one_line(error)}; copy it again or convert it") from error

@@ -1,4 +1,4 @@
-"""Rows on disk between the model and the encoder: an uncompressed TIFF that is written from top to bottom.
+"""Rows on disk between the model and the encoder: an uncompressed TIFF.
 
 A TIFF rather than raw samples because libvips maps a raw file into memory, which then counts as the process's own, but streams a TIFF.
 Format: TIFF 6.0, and BigTIFF for its 64-bit offsets (Library of Congress, fdd000328).
@@ -32,34 +32,45 @@ def make_beside(path: Path, suffix: str) -> tuple[Path, int]:
 
 
 class Spool:
-    """``path``: the TIFF, complete once ``height`` rows were written and ``close`` was called. ``remove`` it in any case."""
+    """``path``: the TIFF, complete once every sample was written and ``close`` was called. ``remove`` it in any case."""
 
     def __init__(self, beside: Path, width: int, height: int, bands: int, bits: int) -> None:
         """Make the file and claim its whole size. ``bands``: 1 or 3, plus 1 for alpha; ``bits``: 8 or 16. Raises ``OSError``."""
         self.size = width * height * bands * bits // 8
-        self.path, descriptor = make_beside(beside, ".spool")
-        self._file = os.fdopen(descriptor, "wb")
+        self._pixel, self._width = bands * bits // 8, width
+        self.path, self._descriptor = make_beside(beside, ".spool")
         try:
             header = _header(width, height, bands, bits)
-            _claim(descriptor, len(header) + self.size)
-            self._file.write(header)
+            self._begin = len(header)
+            _claim(self._descriptor, self._begin + self.size)
+            self._write(header, 0)
         except BaseException:
             self.remove()
             raise
 
-    def write(self, samples: NDArray[Any]) -> None:
-        """Add rows (n, width, bands), uint8 or little-endian uint16. Raises ``OSError``."""
-        self._file.write(np.ascontiguousarray(samples, dtype=samples.dtype.newbyteorder("<")).data)
+    def write(self, y: int, x: int, samples: NDArray[Any]) -> None:
+        """Put a block (n, m, bands), uint8 or uint16, at row ``y``, column ``x``. Raises ``OSError``."""
+        block = np.ascontiguousarray(samples, dtype=samples.dtype.newbyteorder("<"))
+        pieces = [block] if block.shape[1] == self._width else list(block)
+        for k, piece in enumerate(pieces):
+            self._write(piece.data.cast("B"), self._begin + ((y + k) * self._width + x) * self._pixel)
+
+    def _write(self, data: bytes | memoryview, offset: int) -> None:
+        while data:
+            written = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[written:], offset + written
 
     def close(self) -> None:
         """Nothing more is written. Raises ``OSError`` if the last of it does not fit."""
-        self._file.close()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def remove(self) -> None:
         """Close and delete; may be called again."""
-        # Closing flushes, which fails a second time on a full disk; the file goes anyway.
+        # Whatever closing meets, the file goes.
         with contextlib.suppress(OSError):
-            self._file.close()
+            self.close()
         self.path.unlink(missing_ok=True)
 
 

@@ -12,12 +12,12 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime_py.errors import PhotoError, UsageError
+from runtime_py.memory import give_back
 from runtime_py.photo_files import MAX_SIDE
 from runtime_py.photo_read import PhotoReader, one_line, vips
 from runtime_py.photo_spool import FULL, Spool, make_beside
@@ -94,10 +94,8 @@ class PhotoWriter:
             self.warnings.append("JPEG holds no alpha: transparent parts become white; write .png to keep them")
         if self.format == "tiff" and like is not None and like.exif:
             self.warnings.append("TIFF is written without EXIF; write .jpg, .png, .webp or .avif to keep it")
-        # Rows that are spooled; the band below them and how many of its columns are filled.
-        self._next = self._filled = 0
-        self._band: NDArray[np.integer[Any]] = np.empty(0, dtype=np.uint8)
-        self._buffer = self._band
+        # Rows that are spooled; height of the band of blocks below them, and how many of its columns are.
+        self._next = self._band = self._filled = 0
         self._spool: Spool | None = None
         self._encoded: Path | None = None
 
@@ -160,41 +158,33 @@ class PhotoWriter:
     def write_block(self, y: int, x: int, block: Pixels) -> None:
         """Add a piece at (y, x), as ``upscale_blocks`` gives them: float32 (n, m, 3), left to right until the n rows are full, then below.
 
-        A block waits for the rest of its rows in the output's own bit depth, a third to a quarter of its size. Errors as ``write``.
+        Nothing of it is held. Errors as ``write``.
         """
         if self._spool is None:
             raise UsageError("this photo is not open for writing; use it in a with statement")
         n, m = block.shape[:2]
-        fresh = self._filled == 0
         fits = block.ndim == 3 and block.shape[2] == 3 and n > 0 and m > 0 and y + n <= self.height and x + m <= self.width
-        if not fits or (y, x) != (self._next, self._filled) or not (fresh or len(self._band) == n):
+        if not fits or (y, x) != (self._next, self._filled) or self._band not in (0, n):
             raise UsageError(
                 f"a piece of shape {block.shape} at row {y}, column {x} does not fit a photo of {self.width} x {self.height} px "
                 f"that is written as far as row {self._next}, column {self._filled}"
             )
-        if fresh:
-            self._start_band(n)
         alpha = self._alpha.rows(y, y + n)[:, x : x + m, None] if self._alpha is not None else None
+        samples = np.empty((n, m, self._bands), dtype=np.uint8 if self.bit_depth == 8 else np.uint16)
         # Few rows at a time stay in the processor's cache.
         for i in range(0, n, _CHUNK):
             few = slice(i, i + _CHUNK)
             if not np.isfinite(np.sum(block[few])):
                 raise PhotoError(f"rows {y} to {y + n} of the result hold NaN or infinity: the model is broken; run f2i validate")
-            self._band[few, x : x + m] = self._encoded_samples(block[few], alpha[few] if alpha is not None else None)
-        self._filled += m
+            samples[few] = self._encoded_samples(block[few], alpha[few] if alpha is not None else None)
+        try:
+            self._spool.write(y, x, samples)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._band, self._filled = n, self._filled + m
         if self._filled == self.width:
-            try:
-                self._spool.write(self._band)
-            except OSError as error:
-                raise self._failed(error) from error
-            self._next, self._filled = y + n, 0
-
-    def _start_band(self, n: int) -> None:
-        # Heights of bands differ by a row or two: one buffer serves all, and is let go of before a larger one is made.
-        if n > len(self._buffer):
-            self._band = self._buffer = np.empty(0, dtype=np.uint8)
-            self._buffer = np.empty((n + 8, self.width, self._bands), dtype=np.uint8 if self.bit_depth == 8 else np.uint16)
-        self._band = self._buffer[:n]
+            self._next, self._band, self._filled = y + n, 0, 0
+            give_back()
 
     def _encoded_samples(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:
         """What ``pixels`` become in the file, still float32: cutting off the fraction rounds them."""
@@ -220,6 +210,7 @@ class PhotoWriter:
             self._like.check_unchanged()
         try:
             spool.close()
+            give_back()
             self._encoded, descriptor = make_beside(self.path, ".part")
             os.close(descriptor)
             self._encode(spool.path, self._encoded)

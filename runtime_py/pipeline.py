@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -133,6 +134,9 @@ def upscale_photo(
         with PhotoWriter(
             destination, reader.width * scale, reader.height * scale, like=reader, quality=quality, bit_depth=bit_depth
         ) as writer:
-            for y, x, block in upscale_blocks(reader.rows, plan, pipeline.tile, progress=progress):
-                writer.write_block(y, x, block)
+            # One tile at a time, in a thread of its own: the next rows are read and the last tile is blended and written meanwhile.
+            tiles = upscale_blocks(reader.samples, plan, pipeline.tile, decode=reader.decode, progress=progress, threads=1)
+            with contextlib.closing(tiles) as blocks:
+                for y, x, block in blocks:
+                    writer.write_block(y, x, block)
         return [*reader.warnings, *writer.warnings]

@@ -10,15 +10,18 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime_py.errors import UsageError
 from runtime_py.tile_plan import Fade, Pixels, TilePlan, plan_tiles, window
 
 __all__ = ["Fade", "Pixels", "TilePlan", "plan_tiles", "upscale_array", "upscale_blocks", "upscale_rows", "window"]
 
-ReadRows = Callable[[int, int], Pixels]
+ReadRows = Callable[[int, int], NDArray[Any]]
+Decode = Callable[[NDArray[Any]], Pixels]
 UpscaleTile = Callable[[Pixels, tuple[int, int]], Pixels]
 
 # Rows asked for at a time, so that converting them needs little memory beside the rows of a tile.
@@ -30,6 +33,7 @@ def upscale_blocks(
     plan: TilePlan,
     upscale_tile: UpscaleTile,
     *,
+    decode: Decode | None = None,
     progress: Callable[[int, int], None] | None = None,
     threads: int = 0,
 ) -> Generator[tuple[int, int, Pixels], None, None]:
@@ -39,10 +43,12 @@ def upscale_blocks(
     blended into, and the tiles in flight.
 
     Args:
-        read_rows: ``read_rows(y0, y1)`` gives float32 (y1 - y0, width, 3). Every row is asked for once, from top to bottom.
+        read_rows: ``read_rows(y0, y1)`` gives float32 (y1 - y0, width, 3), or with ``decode`` samples of any type, (y1 - y0, width, 3) or
+            (y1 - y0, width, 1) for grey. Every row is asked for once, from top to bottom.
         plan: from ``plan_tiles``.
         upscale_tile: float32 (1, 3, tile, tile), contiguous, and the tile's absolute (y, x) to (1, 3, tile * scale, tile * scale). With
             ``threads`` above 1 it is called from several threads at once.
+        decode: samples of any shape to float32 in [0, 1] of that shape. Rows then wait for their tiles as they are stored, in a quarter of the memory.
         progress: called with (tiles done, tiles in all) after each tile, in the caller's thread.
         threads: 0 does everything in the caller's thread. N runs N tiles at a time in threads of their own, and reads ahead in another,
             while the caller blends and writes. The result is the same bit for bit.
@@ -62,7 +68,7 @@ def upscale_blocks(
     carry = np.zeros((3, max((side - n for n in finished[:-1]), default=0), plan.output_shape[1]), dtype=np.float32)
     carried, done = 0, 0
     with contextlib.ExitStack() as stack:
-        results = _results(read_rows, plan, upscale_tile, threads, stack)
+        results = _results(read_rows, plan, upscale_tile, decode, threads, stack)
         for r, top in enumerate(plan.rows):
             kept = side - finished[r] if r + 1 < len(plan.rows) else 0
             # This tile and what its left neighbours leave for it to complete.
@@ -114,43 +120,54 @@ def upscale_rows(
                 yield rows
 
 
-def _strips(read_rows: ReadRows, plan: TilePlan, ahead: bool) -> Iterator[Pixels]:
-    """Rows of tiles before upscaling, float32 (3, tile, columns[-1] + tile), filled by reflection where the photo ends before the tile.
+def _strips(read_rows: ReadRows, plan: TilePlan, decoded: bool, ahead: bool) -> Iterator[NDArray[Any]]:
+    """Rows of tiles before upscaling, (channels, tile, columns[-1] + tile), filled by reflection where the photo ends before the tile.
 
     Unless ``ahead``, a strip is overwritten by the next one.
     """
-    strip = np.empty((3, min(plan.tile, plan.height), plan.width), dtype=np.float32)
+    strip: NDArray[Any] = np.empty((0, 0, 0), dtype=np.float32)
     bottom = 0
     for top in plan.rows:
         height = min(plan.tile, plan.height - top)
         known = bottom - top
         following = np.empty_like(strip) if ahead else strip
         following[:, :known] = strip[:, strip.shape[1] - known :]
-        strip = following[:, :height]
         while bottom < top + height:
             y0, bottom = bottom, min(bottom + _READ, top + height)
             rows = read_rows(y0, bottom)
-            if rows.shape != (bottom - y0, plan.width, 3):
-                raise UsageError(f"rows {y0} to {bottom} came as {rows.shape}; expected {(bottom - y0, plan.width, 3)}")
-            strip[:, y0 - top : bottom - top] = rows.transpose(2, 0, 1)
+            expected = [(bottom - y0, plan.width, channels) for channels in ((3,) if decoded else (3, 1))]
+            if rows.shape not in expected:
+                raise UsageError(f"rows {y0} to {bottom} came as {rows.shape}; expected {expected[0]}")
+            if following.size == 0:
+                dtype = np.float32 if decoded else rows.dtype
+                following = np.empty((rows.shape[2], min(plan.tile, plan.height), plan.width), dtype=dtype)
+            following[:, y0 - top : bottom - top] = rows.transpose(2, 0, 1)
+        strip = following[:, :height]
         below, beside = plan.tile - height, max(0, plan.columns[-1] + plan.tile - plan.width)
         yield np.pad(strip, ((0, 0), (0, below), (0, beside)), mode="reflect") if below or beside else strip
 
 
-def _tiles(read_rows: ReadRows, plan: TilePlan, read_ahead: ThreadPoolExecutor | None) -> Iterator[tuple[Pixels, tuple[int, int]]]:
+def _tiles(
+    read_rows: ReadRows, plan: TilePlan, decode: Decode | None, read_ahead: ThreadPoolExecutor | None
+) -> Iterator[tuple[Pixels, tuple[int, int]]]:
     """Every tile in order, (1, 3, tile, tile) with its position; the next row of tiles is read meanwhile if there is a thread for it."""
-    strips = _strips(read_rows, plan, read_ahead is not None)
-    ahead: Future[Pixels] | None = None
+    strips = _strips(read_rows, plan, decode is None, read_ahead is not None)
+    ahead: Future[NDArray[Any]] | None = None
     for r, top in enumerate(plan.rows):
         current = ahead.result() if ahead is not None else next(strips)
         if read_ahead is not None and r + 1 < len(plan.rows):
             ahead = read_ahead.submit(next, strips)
         for left in plan.columns:
-            # A copy in any case: the strip's last rows are read once more for the next one.
-            yield current[None, :, :, left : left + plan.tile].copy(), (top, left)
+            cut = current[:, :, left : left + plan.tile]
+            tile = np.empty((1, 3, plan.tile, plan.tile), dtype=np.float32)
+            # A copy in any case: the strip's last rows are read once more for the next one. Grey becomes three equal channels.
+            tile[0] = cut if decode is None else decode(cut)
+            yield tile, (top, left)
 
 
-def _results(read_rows: ReadRows, plan: TilePlan, upscale_tile: UpscaleTile, threads: int, stack: contextlib.ExitStack) -> Iterator[Pixels]:
+def _results(
+    read_rows: ReadRows, plan: TilePlan, upscale_tile: UpscaleTile, decode: Decode | None, threads: int, stack: contextlib.ExitStack
+) -> Iterator[Pixels]:
     """Every upscaled tile in order, (3, side, side) float32."""
     expected = (1, 3, plan.tile * plan.scale, plan.tile * plan.scale)
 
@@ -162,14 +179,14 @@ def _results(read_rows: ReadRows, plan: TilePlan, upscale_tile: UpscaleTile, thr
         return planes
 
     if threads == 0:
-        yield from (one(tile, position) for tile, position in _tiles(read_rows, plan, None))
+        yield from (one(tile, position) for tile, position in _tiles(read_rows, plan, decode, None))
         return
     # Closed by the caller's stack, so that an error or Ctrl-C anywhere ends the threads before it is seen outside.
     reader, workers = (ThreadPoolExecutor(n, thread_name_prefix=name) for n, name in ((1, "f2i-read"), (threads, "f2i-tile")))
     for executor in (reader, workers):
         stack.callback(executor.shutdown, wait=True, cancel_futures=True)
     flying: deque[Future[Pixels]] = deque()
-    for tile, position in _tiles(read_rows, plan, reader):
+    for tile, position in _tiles(read_rows, plan, decode, reader):
         flying.append(workers.submit(one, tile, position))
         # One more than there are workers, so that none waits for the blending.
         if len(flying) > threads:

@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageCms
 
 from runtime_py.errors import MissingPackageError, PhotoError, UsageError
 from runtime_py.photo import PhotoReader, PhotoWriter
-from runtime_py.photo_files import MAX_PIXELS
+from runtime_py.photo_files import MAX_HELD_BYTES, MAX_PIXELS
 from runtime_py.photo_turn import TURNS
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -343,8 +344,6 @@ def test_paths_that_are_no_files(tmp_path):
 
 
 def test_absurd_sizes_name_the_limit(tmp_path):
-    import zlib
-
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -353,6 +352,21 @@ def test_absurd_sizes_name_the_limit(tmp_path):
     (tmp_path / "bomb.png").write_bytes(bomb)
     with pytest.raises(PhotoError, match=f"60000 x 60000 .*{MAX_PIXELS / 1e6:.0f} megapixels"):
         PhotoReader(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_what_must_be_held_whole_is_bounded_in_bytes(tmp_path, interlaced):
+    """A 16-bit RGBA picture of 200 megapixels: row by row it is read, at once it would take more than a phone photo in 8 bits may."""
+    black = pyvips.Image.black(8, 8, bands=4).cast("ushort").copy(interpretation="rgb16")
+    data = bytearray(black.pngsave_buffer(interlace=interlaced))
+    data[16:24] = struct.pack(">II", 20_000, 10_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(data)
+    if not interlaced:
+        assert PhotoReader(tmp_path / "a.png").width == 20_000
+        return
+    with pytest.raises(PhotoError, match=f"takes 1600 MB; expected at most {MAX_HELD_BYTES / 1e6:.0f} MB"):
+        PhotoReader(tmp_path / "a.png")
 
 
 def test_other_samples_are_refused(tmp_path):

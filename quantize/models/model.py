@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import Dinov2Model, Dinov2WithRegistersModel
 
-from quantize.models.config import ModelConfig, Step
+from quantize.models.config import CODEC, ENCODER, PROJECTOR, UNET, ModelConfig, Step
 from quantize.models.parts import PixelCodec, Resize, TokenProjector, average_tokens
 from runtime_py.errors import CheckpointError, UsageError
 
@@ -74,6 +74,15 @@ class F2IModel:
         if tile <= 0 or tile % multiple:
             near = max(multiple, round(tile / multiple) * multiple)
             raise UsageError(f"tile {tile}: this model needs a multiple of {multiple} pixels; use --tile {near}")
+
+
+COMPONENT_PARTS = {
+    "feature_encoder": (ENCODER, PROJECTOR),
+    "unet": (UNET,),
+    "codec_encoder": (CODEC,),
+    "codec_decoder": (CODEC,),
+}
+"""Component → the parts of a checkpoint whose weights its graph holds."""
 
 
 class FeatureEncoder(nn.Module):
@@ -326,4 +335,4 @@ def time_embeddings(unet: UNet2DConditionModel, steps: Sequence[Step]) -> Iterat
     """The UNet's time embedding (1, features) of every step."""
     for step in steps:
         sinusoid = unet.time_proj(torch.tensor([step.timestep]))
-        yield unet.time_embedding(sinusoid.to(next(unet.parameters()).dtype))
+        yield unet.time_embedding(sinusoid.to(next(unet.parameters())))

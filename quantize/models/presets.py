@@ -115,12 +115,15 @@ PRESETS: dict[str, Preset] = {
 PresetName = Literal["tiny", "pico", "nano", "mobile", "paper"]
 
 
-def build(name: PresetName | str, seed: int = 0) -> F2IModel:
+def build(name: PresetName | str, seed: int = 0, *, weights: bool = True) -> F2IModel:
     """A preset with random weights drawn from ``seed``, in float32 and eval mode. Weights that diffusers starts at zero stay so.
 
-    Raises KeyError for an unknown name (the command checks names before it comes here).
+    ``weights`` False gives its shapes alone, on the meta device. Raises KeyError for an unknown name (the command checks names before it comes here).
     """
     preset = PRESETS[name]
+    if not weights:
+        with torch.device("meta"):
+            return _build(preset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(preset)
