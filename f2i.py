@@ -163,7 +163,7 @@ def export(
     target: Targets = "coreml,executorch,tflite,onnx",
     precision: Precisions = "fp16",
     tile: Annotated[int, typer.Option(help="Side of the input tile in pixels; 0 takes the checkpoint's own.")] = 0,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share; default: a sixteenth of the tile.")] = None,
+    overlap: Annotated[str | None, typer.Option(help="Pixels that tiles share, or auto; default: a sixteenth of the tile.")] = None,
     delegate: Annotated[str, typer.Option(help="ExecuTorch's delegate: xnnpack, coreml or vulkan.")] = "xnnpack",
     keep_fp32: Annotated[str | None, typer.Option("--keep-fp32", help="Core ML fp16: COMPONENT:OP,… to keep in fp32, or auto.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Child processes at a time; 0: one per core, as memory allows.")] = 0,
@@ -173,11 +173,14 @@ def export(
     Example: `f2i export nano --target executorch,coreml --precision fp16 --out bundle`
     """
     from export.bundle import ExportOptions, export_bundle
+    from runtime_py.tile_plan import parse_overlap
 
     options = (("delegate", delegate),) if delegate != "xnnpack" else ()
     options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
     with Steps(err) as steps:
-        request = ExportOptions(checkpoint, out_dir, tuple(_split(target)), tuple(_split(precision)), tile, overlap, jobs, options)
+        request = ExportOptions(
+            checkpoint, out_dir, tuple(_split(target)), tuple(_split(precision)), tile, parse_overlap(overlap), jobs, options
+        )
         bundle = export_bundle(request, steps.event)
     out.print(artifact_table(bundle))
 
@@ -226,7 +229,8 @@ def run(
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")] = 95,
     bit_depth: Annotated[int | None, typer.Option(help="8 or 16; default: the photo's own.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Pixels that neighbouring tiles share; default: the bundle's.")] = None,
+    overlap: Annotated[str | None, typer.Option(help="Pixels that tiles share, or auto: measured; default: the bundle's.")] = None,
+    color_fix: Annotated[str | None, typer.Option(help="none, or adain: the photo's own colours; default: the bundle's.")] = None,
     threads: Threads = 0,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Spread photos over a Ray cluster; `local` starts one here.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="With --ray: engines at a time; 0: as many as cores allow.")] = 0,
@@ -235,27 +239,16 @@ def run(
 
     Example: `f2i run bundle photo.jpg --out photo_x2.jpg --target tflite`
     """
-    from benchmarks.album import upscale_album
+    from benchmarks.album import AlbumOptions, upscale_all
     from runtime_py.bundle import open_bundle
-    from runtime_py.folder import FolderJob, find_sources
-    from runtime_py.pipeline import REFERENCE, choose_variant, open_pipeline, upscale_photo
+    from runtime_py.manifest import parse_color_fix
+    from runtime_py.pipeline import REFERENCE, PhotoOptions, choose_variant
+    from runtime_py.tile_plan import parse_overlap
 
     opened = open_bundle(bundle)
-    chosen = REFERENCE if target == "torch" else choose_variant(opened, target, precision)
-    if len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(".txt") and not out_path.is_dir() and not ray:
-        with open_pipeline(opened, *chosen, threads=threads) as pipeline, Steps(err) as steps:
-            options: dict[str, Any] = {"quality": quality, "bit_depth": bit_depth, "overlap": overlap}
-            notes = upscale_photo(pipeline, Path(photos[0]), out_path, **options, progress=steps.counter(Path(photos[0]).name))
-        for note in notes:
-            err.print(f"{photos[0]}: {note}", style="yellow", markup=False)
-        out.print(f"{out_path} ({pipeline.engine}, {chosen[1]})", soft_wrap=True)
-        return
-    sources = find_sources(photos)
-    if out_path.suffix and not out_path.is_dir():
-        raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
-    _make_folder(out_path)
-    job = FolderJob(bundle.absolute(), out_path.absolute(), *chosen, quality, bit_depth, overlap, threads)
-    upscale_album(job, sources, ray, workers, out, err)
+    variant = REFERENCE if target == "torch" else choose_variant(opened, target, precision)
+    given = PhotoOptions(quality, bit_depth, parse_overlap(overlap), parse_color_fix(color_fix))
+    upscale_all(opened, photos, out_path, AlbumOptions(variant, given, threads, ray, workers), out, err)
 
 
 @app.command()

@@ -1,14 +1,62 @@
-"""``f2i run`` of several photos: what is missing is done, here or on a cluster, and every photo gets its line."""
+"""``f2i run``: of several photos what is missing is done, here or on a cluster, and every photo gets its line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.progress import Steps
+from runtime_py.bundle import Bundle
 from runtime_py.errors import UsageError
-from runtime_py.folder import FolderJob, Source, missing, run_folder
+from runtime_py.folder import LIST_SUFFIX, FolderJob, Source, find_sources, missing, run_folder
+from runtime_py.pipeline import PhotoOptions, measured_overlap, open_pipeline, upscale_photo
+
+
+@dataclass(frozen=True)
+class AlbumOptions:
+    """How photos are done: (target, precision), photo options, engine threads (0: the engine's default), a Ray cluster's address and its workers."""
+
+    variant: tuple[str, str]
+    photo: PhotoOptions
+    threads: int = 0
+    ray: str | None = None
+    workers: int = 0
+
+
+def with_overlap(bundle: Bundle, options: AlbumOptions, err: Console) -> PhotoOptions:
+    """The photo options with an overlap of ``auto`` measured, once for all photos, and said."""
+    if options.photo.overlap != "auto":
+        return options.photo
+    with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline:
+        record = measured_overlap(pipeline)
+    felt = f"a tile's edge is felt for {record.receptive_field} px"
+    err.print(f"overlap {record.overlap} px: {felt}; where tiles meet, the error is {record.seam_ratio:.2f} x that elsewhere", style="dim")
+    return replace(options.photo, overlap=record.overlap)
+
+
+def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: AlbumOptions, out: Console, err: Console) -> None:
+    """One photo to a file, or photos, folders, lists and URLs to a folder. Raises UsageError, and at the end when photos could not be done."""
+    photo = with_overlap(bundle, options, err)
+    single = len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(LIST_SUFFIX)
+    if single and not out_path.is_dir() and not options.ray:
+        with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
+            notes = upscale_photo(pipeline, Path(photos[0]), out_path, photo, steps.counter(Path(photos[0]).name))
+        for note in notes:
+            err.print(f"{photos[0]}: {note}", style="yellow", markup=False)
+        out.print(f"{out_path} ({pipeline.engine}, {options.variant[1]})", soft_wrap=True)
+        return
+    sources = find_sources(photos)
+    if out_path.suffix and not out_path.is_dir():
+        raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
+    try:
+        out_path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"{out_path}: cannot be made: {e.strerror}; choose another --out") from e
+    job = FolderJob(bundle.root.absolute(), out_path.absolute(), *options.variant, photo, options.threads)
+    upscale_album(job, sources, options.ray, options.workers, out, err)
 
 
 def upscale_album(job: FolderJob, sources: Sequence[Source], ray: str | None, workers: int, out: Console, err: Console) -> None:

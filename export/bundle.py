@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from export.jobs import RESULT, Job
 from export.lowering import FLOAT, TARGETS, check_target
@@ -25,28 +25,32 @@ from runtime_py.manifest import (
     Call,
     Component,
     Delegation,
-    Gates,
     Golden,
     Manifest,
     ModelRecord,
+    OverlapRecord,
     Parity,
     RewriteRecord,
     Stage,
     TensorSpec,
     TileSpec,
+    default_gates,
 )
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export. ``tile`` 0 takes the checkpoint's own; ``overlap`` None is a sixteenth of the tile; ``parallel`` 0 runs one job per core, as far as memory allows."""
+    """What to export. ``tile`` 0 takes the checkpoint's own.
+
+    ``overlap`` None is a sixteenth of the tile, ``auto`` the least that meets the seam gate; ``parallel`` 0 runs one job per core, as far as memory allows.
+    """
 
     checkpoint: str
     out: Path
     targets: tuple[str, ...] = ("coreml", "executorch", "tflite", "onnx")
     precisions: tuple[str, ...] = ("fp16",)
     tile: int = 0
-    overlap: int | None = None
+    overlap: int | Literal["auto"] | None = None
     parallel: int = 0
     options: tuple[tuple[str, str], ...] = ()
 
@@ -72,7 +76,7 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     digest = checkpoint.checkpoint_sha256(options.checkpoint)
     source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
     hashes = {p: quantized.digest(source, p) for p in options.precisions if p not in FLOAT}
-    reference = Job("reference", source, digest, tile)
+    reference = Job("reference", source, digest, tile, options=(("overlap", "auto"),) if options.overlap == "auto" else ())
     jobs = [
         Job(
             "lower",
@@ -119,9 +123,9 @@ def _check_kept(options: ExportOptions, components: tuple[str, ...]) -> None:
             raise UsageError(f"--keep-fp32: got {item!r}, expected auto or COMPONENT:OP with a component of {', '.join(components)}")
 
 
-def _overlap(tile: int, overlap: int | None) -> int:
+def _overlap(tile: int, overlap: int | Literal["auto"] | None) -> int:
     """The overlap asked for, or a sixteenth of the tile. Raises UsageError unless it is below half the tile."""
-    if overlap is None:
+    if overlap is None or overlap == "auto":
         return tile // 16
     if overlap < 0 or overlap * 2 >= tile:
         raise UsageError(f"overlap {overlap} does not fit a tile of {tile}; use --overlap {tile // 16}")
@@ -196,6 +200,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         for case in described["cases"]
     )
     config: dict[str, Any] = described["config"]
+    measured = OverlapRecord(**described["overlap"]) if described["overlap"] else None
     return Manifest(
         name=f"{config['name']}-{reference_job.tile}",
         created_by=f"f2i-mobile {__version__}",
@@ -203,16 +208,18 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         tile=TileSpec(
             size=reference_job.tile,
             scale=config["scale"],
-            overlap=_overlap(reference_job.tile, options.overlap),
+            overlap=measured.overlap if measured else _overlap(reference_job.tile, options.overlap),
             multiple=described["multiple"],
+            measured=measured,
         ),
         components=components,
         dataflow=tuple(Call(**c) for c in described["calls"]),
         constants={n: file_record(root, root / "constants" / f"{n}.npy") for n in described["constants"]},
         noise=config["noise"],
+        color_fix=config["color_fix"],
         artifacts=tuple(artifacts),
         golden=golden,
-        gates=Gates() if checkpoint.is_trained(options.checkpoint) else Gates(tiling_psnr_db=None),
+        gates=default_gates(checkpoint.is_trained(options.checkpoint)),
     )
 
 

@@ -28,6 +28,7 @@ SOURCES = (
     "runtime_py/mil/evaluate.py",
     "runtime_py/mil/locate.py",
     "runtime_py/mil/source.py",
+    "runtime_py/overlap.py",
     "runtime_py/resample.py",
 )
 """The code that shapes a job's result, as patterns from the root."""

@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from runtime_py.bundle import MANIFEST, open_bundle
 from runtime_py.errors import PhotoError, UsageError
 from runtime_py.files import sha256_file
-from runtime_py.pipeline import Pipeline, open_pipeline, upscale_photo
+from runtime_py.pipeline import PhotoOptions, Pipeline, open_pipeline, upscale_photo
 
 DONE = "f2i-done.jsonl"
 LIST_SUFFIX = ".txt"
@@ -54,9 +54,7 @@ class FolderJob:
     out: Path
     target: str
     precision: str
-    quality: int = 95
-    bit_depth: int | None = None
-    overlap: int | None = None
+    options: PhotoOptions = field(default_factory=PhotoOptions)
     threads: int = 0
 
     def settings(self) -> str:
@@ -143,8 +141,7 @@ def upscale_source(job: FolderJob, pipeline: Pipeline, source: Source, progress:
             path = _fetch(source.location, Path(scratch)) if source.is_url else Path(source.location)
             before = _stamp(path)
             output.parent.mkdir(parents=True, exist_ok=True)
-            options: dict[str, Any] = {"quality": job.quality, "bit_depth": job.bit_depth, "overlap": job.overlap, "progress": progress}
-            notes = upscale_photo(pipeline, path, output, **options)
+            notes = upscale_photo(pipeline, path, output, job.options, progress)
     except (UsageError, OSError) as e:
         return Done(source, time.perf_counter() - began, error=str(e))
     seconds = time.perf_counter() - began

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from runtime_py.errors import BundleError
+from runtime_py.errors import BundleError, UsageError
 
 SCHEMA = 1
 SOURCE_SUFFIX = ".source.pt2"
@@ -21,6 +21,10 @@ PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "
 
 Target = Literal["coreml", "executorch", "tflite", "onnx"]
 Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4"]
+
+
+ColorFix = Literal["none", "adain"]
+"""What gives an upscaled photo its colours back; see :mod:`runtime_py.color`."""
 
 
 def _confined(path: str) -> str:
@@ -65,6 +69,20 @@ class TensorSpec(Record):
     """Nominal values, where they are bounded: RGB in [0, 1]."""
 
 
+class OverlapRecord(Record):
+    """How an overlap was chosen by measuring; see :mod:`runtime_py.overlap`. Decibels are PSNR of values in [0, 1], null where there is no error."""
+
+    overlap: int = Field(ge=0)
+    receptive_field: int = Field(ge=0)
+    """Distance from a tile's edge, in low-resolution pixels, at which the edge is no longer felt."""
+    floor_db: float | None
+    """A tile's middle against the same pixels in another tile: what no overlap mends."""
+    band_db: float | None
+    """The band where tiles meet, at this overlap."""
+    seam_ratio: float = Field(ge=0)
+    pairs: int = Field(ge=1)
+
+
 class TileSpec(Record):
     """How a photo is cut. Sizes in low-resolution pixels."""
 
@@ -73,6 +91,8 @@ class TileSpec(Record):
     overlap: int = Field(ge=0)
     window: Literal["hann", "linear"] = "hann"
     multiple: int = Field(ge=1)
+    measured: OverlapRecord | None = None
+    """Where the overlap was chosen by measuring."""
 
     @model_validator(mode="after")
     def _fits(self) -> TileSpec:
@@ -185,6 +205,18 @@ class Gates(Record):
     """Null for random weights, whose output is noise that no tiling can repeat."""
 
 
+def parse_color_fix(text: str | None) -> ColorFix | None:
+    """A colour fix as an option gives it. Raises UsageError."""
+    if text is not None and text not in get_args(ColorFix):
+        raise UsageError(f"--color-fix {text!r} is unknown; expected {' or '.join(get_args(ColorFix))}")
+    return cast("ColorFix | None", text)
+
+
+def default_gates(trained: bool) -> Gates:
+    """Of a new bundle."""
+    return Gates() if trained else Gates(tiling_psnr_db=None)
+
+
 class ModelRecord(Record):
     """Where the weights came from."""
 
@@ -209,6 +241,8 @@ class Manifest(Record):
     dataflow: tuple[Call, ...] = Field(min_length=1)
     constants: dict[Name, FileRecord] = {}
     noise: bool = False
+    color_fix: ColorFix = "none"
+    """What the model wants done with its output's colours; an app applies it to the whole photo."""
     artifacts: tuple[Artifact, ...]
     golden: tuple[Golden, ...] = ()
     gates: Gates = Gates()

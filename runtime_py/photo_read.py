@@ -305,7 +305,8 @@ def _open_heic(path: Path) -> Any:
         raise MissingPackageError("pillow_heif", f"reading {path} (HEIC)", "heic") from error
     try:
         heif = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
-        refuse_absurd(path, *heif.size, (4 if heif.has_alpha else 3) * (2 if heif.info.get("bit_depth", 8) > 8 else 1))
+        width, height = heif.size
+        refuse_absurd(path, width, height, (4 if heif.has_alpha else 3) * (2 if heif.info.get("bit_depth", 8) > 8 else 1))
         samples = np.asarray(heif)
     except (ValueError, RuntimeError, OSError, SyntaxError) as error:
         raise PhotoError(f"cannot decode {path} (HEIC): {one_line(error)}; copy it again or convert it") from error

@@ -12,10 +12,12 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime_py.color import luma
 from runtime_py.errors import PhotoError, UsageError
 from runtime_py.memory import give_back
 from runtime_py.photo_files import MAX_SIDE
@@ -38,7 +40,6 @@ _FORMATS = {
 _DEPTHS = {"jpeg": (8,), "png": (8, 16), "tiff": (8, 16), "webp": (8,), "avif": (8, 10, 12)}
 _SIDES = {"jpeg": MAX_SIDE, "png": 1_000_000, "tiff": 1_000_000, "webp": 16_383, "avif": 16_384}
 _CHUNK, _BAND = 16, 64
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 class PhotoWriter:
@@ -53,6 +54,7 @@ class PhotoWriter:
         like: PhotoReader | None = None,
         quality: int = 95,
         bit_depth: int | None = None,
+        recolor: bool = False,
     ) -> None:
         """Check everything that can be known beforehand; touches no file.
 
@@ -63,6 +65,7 @@ class PhotoWriter:
                 are kept.
             quality: 1 to 100, for JPEG, WebP and AVIF. From 90 up, JPEG keeps full colour resolution.
             bit_depth: 8, or 16 for PNG and TIFF, or 10 and 12 for AVIF; None takes that of ``like`` as far as the format holds it.
+            recolor: ``recolor`` will be called: rows wait in 16 bits whatever the output's depth.
 
         Raises:
             PhotoError: an unknown or unsupported format, a size it cannot hold, a folder that does not exist, the photo itself as output.
@@ -97,6 +100,8 @@ class PhotoWriter:
         # Rows that are spooled; height of the band of blocks below them, and how many of its columns are.
         self._next = self._band = self._filled = 0
         self._spool: Spool | None = None
+        self._spool_bits = 16 if recolor or self.bit_depth > 8 else 8
+        self._affine: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._encoded: Path | None = None
 
     def _chosen_format(self) -> str:
@@ -129,7 +134,7 @@ class PhotoWriter:
 
     def __enter__(self) -> PhotoWriter:
         try:
-            self._spool = Spool(self.path, self.width, self.height, self._bands, 8 if self.bit_depth == 8 else 16)
+            self._spool = Spool(self.path, self.width, self.height, self._bands, self._spool_bits)
         except OSError as error:
             self._clean()
             raise self._failed(error) from error
@@ -137,7 +142,7 @@ class PhotoWriter:
 
     def _failed(self, error: OSError) -> PhotoError:
         if error.errno in FULL:
-            size = self.width * self.height * self._bands * (1 if self.bit_depth == 8 else 2)
+            size = self.width * self.height * self._bands * self._spool_bits // 8
             return PhotoError(
                 f"no room to write {self.path}: its folder needs up to {2 * size / 1e6:.0f} MB free; free some or write elsewhere"
             )
@@ -170,7 +175,7 @@ class PhotoWriter:
                 f"that is written as far as row {self._next}, column {self._filled}"
             )
         alpha = self._alpha.rows(y, y + n)[:, x : x + m, None] if self._alpha is not None else None
-        samples = np.empty((n, m, self._bands), dtype=np.uint8 if self.bit_depth == 8 else np.uint16)
+        samples = np.empty((n, m, self._bands), dtype=np.uint8 if self._spool_bits == 8 else np.uint16)
         # Few rows at a time stay in the processor's cache.
         for i in range(0, n, _CHUNK):
             few = slice(i, i + _CHUNK)
@@ -187,14 +192,20 @@ class PhotoWriter:
             give_back()
 
     def _encoded_samples(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:
-        """What ``pixels`` become in the file, still float32: cutting off the fraction rounds them."""
-        values = (pixels @ _LUMA)[:, :, None] if self._grey else pixels
+        """What ``pixels`` become in the spool, still float32: cutting off the fraction rounds them."""
+        values = luma(pixels) if self._grey else pixels
         values = np.clip(values, np.float32(0.0), np.float32(1.0))
         if alpha is not None:
             values = np.concatenate([values, alpha], axis=2) if self._keeps_alpha else values * alpha + (1.0 - alpha)
-        values *= np.float32(255 if self.bit_depth == 8 else 65535)
+        values *= np.float32(255 if self._spool_bits == 8 else 65535)
         values += np.float32(0.5)
         return values
+
+    def recolor(self, gain: NDArray[np.float64], offset: NDArray[np.float64]) -> None:
+        """Every pixel becomes ``pixel * gain + offset`` (float64 (3,) each or (1,) for grey, of values in [0, 1]) when it is encoded. Raises ``UsageError``."""
+        if self._spool_bits != 16:
+            raise UsageError("a photo that is to be recoloured must be opened for writing with recolor=True")
+        self._affine = gain, offset
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -228,7 +239,7 @@ class PhotoWriter:
         pyvips = vips()
         source = pyvips.Source.new_from_file(str(spool))
         image = pyvips.Operation.call("tiffload_source", source, access="sequential")
-        image = image.copy()
+        image = self._recolored(image).copy()
         for name, value in (self._like.metadata if self._like is not None else {}).items():
             kind = pyvips.GValue.gdouble_type if name in ("xres", "yres") else pyvips.GValue.blob_type
             image.set_type(kind, name, value)
@@ -245,6 +256,19 @@ class PhotoWriter:
             image.webpsave(encoded, Q=self._quality)
         else:
             image.heifsave(encoded, Q=self._quality, compression="av1", bitdepth=self.bit_depth)
+
+    def _recolored(self, image: Any) -> Any:
+        """The spooled picture in the output's own bits, recoloured."""
+        if self._affine is not None:
+            gain, offset = self._affine
+            alpha = [1.0] if self._keeps_alpha else []
+            image = image.linear([*gain, *alpha], [*(offset * 65535), *([0.0] if alpha else [])])
+        if self.bit_depth == 8 and self._spool_bits == 16:
+            image = image.linear(1 / 257, 0)
+        if image.format == "float":
+            kind = ("b-w", "srgb") if self.bit_depth == 8 else ("grey16", "rgb16")
+            image = image.rint().cast("uchar" if self.bit_depth == 8 else "ushort").copy(interpretation=kind[not self._grey])
+        return image
 
     def _clean(self) -> None:
         if self._spool is not None:

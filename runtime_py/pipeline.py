@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from runtime_py.bundle import Bundle
+from runtime_py.color import ColorSums
 from runtime_py.engines import Session, open_session
 from runtime_py.errors import BundleError, ToolchainError
+from runtime_py.manifest import ColorFix, OverlapRecord
 from runtime_py.photo import PhotoReader, PhotoWriter
-from runtime_py.tiles import TilePlan, plan_tiles, upscale_blocks
+from runtime_py.tiles import ReadRows, TilePlan, plan_tiles, upscale_blocks
 
 REFERENCE = ("torch", "fp32")
 """The engine and precision of the full-precision reference."""
@@ -114,29 +117,61 @@ def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = No
     )
 
 
+@dataclass(frozen=True)
+class PhotoOptions:
+    """How photos are upscaled and written. None takes the photo's own bit depth, the bundle's overlap and colour fix.
+
+    ``overlap`` ``auto`` is measured anew for every photo: for several, make it a number first with :func:`measured_overlap`.
+    """
+
+    quality: int = 95
+    bit_depth: int | None = None
+    overlap: int | Literal["auto"] | None = None
+    color_fix: ColorFix | None = None
+
+
+def measured_overlap(pipeline: Pipeline) -> OverlapRecord:
+    """The bundle's measured overlap, or one measured now on the sample photos with this engine. Raises UsageError, ToolchainError."""
+    from runtime_py.overlap import choose_overlap
+
+    manifest = pipeline.bundle.manifest
+    return manifest.tile.measured or choose_overlap(pipeline.tile, manifest.tile, manifest.gates)
+
+
 def upscale_photo(
     pipeline: Pipeline,
     source: Path,
     destination: Path,
-    *,
-    quality: int = 95,
-    bit_depth: int | None = None,
-    overlap: int | None = None,
+    options: PhotoOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Upscale one photo to ``destination``, in memory that depends on the photo's width only. Returns warnings for the user.
 
     The output appears complete or not at all. Raises PhotoError, UsageError, ToolchainError.
     """
+    options = options or PhotoOptions()
+    manifest = pipeline.bundle.manifest
+    fix = options.color_fix or manifest.color_fix
     with PhotoReader(source) as reader:
-        scale = pipeline.bundle.manifest.tile.scale
+        scale = manifest.tile.scale
+        overlap = measured_overlap(pipeline).overlap if options.overlap == "auto" else options.overlap
         plan = photo_plan(pipeline.bundle, reader.height, reader.width, overlap)
+        width, height = reader.width * scale, reader.height * scale
+        read_rows: ReadRows = reader.samples
+        colors = None
+        if fix == "adain":
+            colors = ColorSums(reader.decode, grey=reader.is_grey)
+            read_rows = colors.reading(reader.samples)
         with PhotoWriter(
-            destination, reader.width * scale, reader.height * scale, like=reader, quality=quality, bit_depth=bit_depth
+            destination, width, height, like=reader, quality=options.quality, bit_depth=options.bit_depth, recolor=colors is not None
         ) as writer:
             # One tile at a time, in a thread of its own: the next rows are read and the last tile is blended and written meanwhile.
-            tiles = upscale_blocks(reader.samples, plan, pipeline.tile, decode=reader.decode, progress=progress, threads=1)
+            tiles = upscale_blocks(read_rows, plan, pipeline.tile, decode=reader.decode, progress=progress, threads=1)
             with contextlib.closing(tiles) as blocks:
                 for y, x, block in blocks:
                     writer.write_block(y, x, block)
+                    if colors is not None:
+                        colors.wrote(block)
+            if colors is not None:
+                writer.recolor(*colors.affine())
         return [*reader.warnings, *writer.warnings]

@@ -117,6 +117,17 @@ def plan_tiles(
     return TilePlan(height, width, tile, overlap, scale, margin, align, fade)
 
 
+def parse_overlap(text: str | None) -> int | Literal["auto"] | None:
+    """An overlap as an option gives it: pixels, ``auto``, or None where it was not given. Raises UsageError."""
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise UsageError(f"--overlap {text!r}: expected a number of pixels, or auto")
+    return int(text)
+
+
 def _origins(length: int, tile: int, overlap: int, align: int) -> tuple[int, ...]:
     extent = max(tile, -(-length // align) * align)
     gaps = -(-(extent - tile) // (tile - overlap))
@@ -124,7 +135,7 @@ def _origins(length: int, tile: int, overlap: int, align: int) -> tuple[int, ...
     return tuple((i * (extent - tile) // (gaps * align)) * align if i else 0 for i in range(gaps + 1))
 
 
-def _ramp(n: int, kind: Fade) -> NDArray[np.float64]:
+def ramp(n: int, kind: Fade) -> NDArray[np.float64]:
     """n rising weights, sampled at pixel centres: all inside (0, 1), and ramp + reversed ramp = 1."""
     x = (np.arange(n) + 0.5) / max(n, 1)
     return x if kind == "linear" else np.sin(np.pi / 2 * x) ** 2
@@ -138,17 +149,17 @@ def _fades(origins: tuple[int, ...], plan: TilePlan) -> tuple[tuple[int, int], .
 
 def _axis_weights(origins: tuple[int, ...], fades: tuple[tuple[int, int], ...], plan: TilePlan) -> Pixels:
     scale, side = plan.scale, plan.tile * plan.scale
-    ramp = _ramp((plan.overlap - 2 * plan.margin) * scale, plan.fade)
+    rising = ramp((plan.overlap - 2 * plan.margin) * scale, plan.fade)
     # arrival[i] says how far tile i + 1 has taken over from tile i, over the output axis: 0, the ramp, then 1. A later take-over is never
     # ahead of an earlier one, so differences of neighbours are weights >= 0 that sum to exactly 1, however many tiles share a pixel.
-    padded = np.concatenate([[0.0], ramp, [1.0]])
+    padded = np.concatenate([[0.0], rising, [1.0]])
     weights = np.ones((len(origins), side))
     for i, origin in enumerate(origins):
         at = origin * scale + np.arange(side)
         if i > 0:
-            weights[i] = padded[np.clip(at - fades[i - 1][0] + 1, 0, len(ramp) + 1)]
+            weights[i] = padded[np.clip(at - fades[i - 1][0] + 1, 0, len(rising) + 1)]
         if i < len(fades):
-            weights[i] -= padded[np.clip(at - fades[i][0] + 1, 0, len(ramp) + 1)]
+            weights[i] -= padded[np.clip(at - fades[i][0] + 1, 0, len(rising) + 1)]
     return weights.astype(np.float32)
 
 
@@ -162,6 +173,6 @@ def window(tile: int, overlap: int, scale: int = 2, kind: Fade = "hann") -> Pixe
         UsageError: as ``plan_tiles``.
     """
     plan = plan_tiles(tile, tile, tile=tile, overlap=overlap, scale=scale, fade=kind)
-    ramp = _ramp(overlap * scale, plan.fade)
-    axis = np.concatenate([ramp, np.ones(tile * scale - 2 * len(ramp)), ramp[::-1]])
+    rising = ramp(overlap * scale, plan.fade)
+    axis = np.concatenate([rising, np.ones(tile * scale - 2 * len(rising)), rising[::-1]])
     return np.outer(axis, axis).astype(np.float32)

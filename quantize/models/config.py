@@ -46,6 +46,8 @@ class ModelConfig(BaseModel):
     """The latent starts as Gaussian noise (an input, drawn by the caller); otherwise as the low-resolution latent."""
     base: Literal["none", "bicubic"] = "none"
     """What the decoded output is added to."""
+    color_fix: Literal["none", "adain"] = "none"
+    """What is done with the colours of the whole upscaled photo; see :mod:`runtime_py.color`."""
     context: Literal["all", "patches", "null"] = "all"
     """Tokens handed to cross-attention: CLS and patches, patches only, or a zero context (for ablations)."""
     token_stride: int = Field(default=1, ge=1, le=8)
