@@ -231,6 +231,7 @@ def run(
     bit_depth: Annotated[int | None, typer.Option(help="8 or 16; default: the photo's own.")] = None,
     overlap: Annotated[str | None, typer.Option(help="Pixels that tiles share, or auto: measured; default: the bundle's.")] = None,
     color_fix: Annotated[str | None, typer.Option(help="none, or adain: the photo's own colours; default: the bundle's.")] = None,
+    output_format: Annotated[str | None, typer.Option("--format", help="Of several photos: jpg, png, …; default: each one's own.")] = None,
     threads: Threads = 0,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Spread photos over a Ray cluster; `local` starts one here.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="With --ray: engines at a time; 0: as many as cores allow.")] = 0,
@@ -248,7 +249,7 @@ def run(
     opened = open_bundle(bundle)
     variant = REFERENCE if target == "torch" else choose_variant(opened, target, precision)
     given = PhotoOptions(quality, bit_depth, parse_overlap(overlap), parse_color_fix(color_fix))
-    upscale_all(opened, photos, out_path, AlbumOptions(variant, given, threads, ray, workers), out, err)
+    upscale_all(opened, photos, out_path, AlbumOptions(variant, given, threads, output_format, ray, workers), out, err)
 
 
 @app.command()

@@ -12,16 +12,21 @@ from benchmarks.progress import Steps
 from runtime_py.bundle import Bundle
 from runtime_py.errors import UsageError
 from runtime_py.folder import LIST_SUFFIX, FolderJob, Source, find_sources, missing, run_folder
+from runtime_py.photo_write import WRITABLE
 from runtime_py.pipeline import PhotoOptions, measured_overlap, open_pipeline, upscale_photo
 
 
 @dataclass(frozen=True)
 class AlbumOptions:
-    """How photos are done: (target, precision), photo options, engine threads (0: the engine's default), a Ray cluster's address and its workers."""
+    """How photos are done: (target, precision), photo options, engine threads (0: the engine's default), a Ray cluster's address and its workers.
+
+    ``format``: of every output of several photos, None: each photo's own.
+    """
 
     variant: tuple[str, str]
     photo: PhotoOptions
     threads: int = 0
+    format: str | None = None
     ray: str | None = None
     workers: int = 0
 
@@ -48,7 +53,10 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
             err.print(f"{photos[0]}: {note}", style="yellow", markup=False)
         out.print(f"{out_path} ({pipeline.engine}, {options.variant[1]})", soft_wrap=True)
         return
-    sources = find_sources(photos)
+    suffix = None if options.format is None else f".{options.format.lower().removeprefix('.')}"
+    if suffix is not None and suffix not in WRITABLE:
+        raise UsageError(f"--format {options.format}: cannot be written; expected one of {', '.join(s[1:] for s in WRITABLE)}")
+    sources = find_sources(photos, suffix)
     if out_path.suffix and not out_path.is_dir():
         raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
     try:

@@ -74,28 +74,29 @@ class Done:
     error: str | None = None
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+def find_sources(inputs: Sequence[str], suffix: str | None = None) -> list[Source]:
     """Photos of files, folders (searched recursively, in name order), URLs, and ``.txt`` lists with one path or URL per line.
 
+    ``suffix``: of every output, such as ``.png``; None keeps the photo's own, but HEIC, which cannot be written, becomes ``.jpg``.
     Raises UsageError when an input does not exist, holds no photos, or two photos would be written to one output.
     """
     sources: list[Source] = []
     for text in inputs:
         if text.startswith(("http://", "https://")):
-            sources.append(Source(text, _output_name(Path(unquote(urlsplit(text).path)).name or "photo.jpg")))
+            sources.append(Source(text, _output_name(Path(unquote(urlsplit(text).path)).name or "photo.jpg", suffix)))
         elif text.endswith(LIST_SUFFIX) and Path(text).is_file():
             lines = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines()]
             listed = [line for line in lines if line and not line.startswith("#")]
             if not listed:
                 raise UsageError(f"{text}: the list is empty; expected one path or URL per line")
-            sources += find_sources(listed)
+            sources += find_sources(listed, suffix)
         elif Path(text).is_dir():
             found = sorted(p for p in Path(text).rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
             if not found:
                 raise UsageError(f"{text}: it holds no photos; expected files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
-            sources += [Source(str(p.absolute()), _output_name(p.relative_to(text).as_posix())) for p in found]
+            sources += [Source(str(p.absolute()), _output_name(p.relative_to(text).as_posix(), suffix)) for p in found]
         elif Path(text).is_file():
-            sources.append(Source(str(Path(text).absolute()), _output_name(Path(text).name)))
+            sources.append(Source(str(Path(text).absolute()), _output_name(Path(text).name, suffix)))
         else:
             raise UsageError(f"{text}: no such photo or folder")
     taken: dict[str, Source] = {}
@@ -149,9 +150,10 @@ def upscale_source(job: FolderJob, pipeline: Pipeline, source: Source, progress:
     return Done(source, seconds, tuple(notes))
 
 
-def _output_name(relative: str) -> str:
+def _output_name(relative: str, suffix: str | None) -> str:
     path = Path(relative)
-    return (path.parent / f"{path.stem}_x2{path.suffix}").as_posix()
+    own = ".jpg" if path.suffix.lower() in {".heic", ".heif"} else path.suffix
+    return (path.parent / f"{path.stem}_x2{suffix or own}").as_posix()
 
 
 def _stamp(path: Path) -> list[int]:

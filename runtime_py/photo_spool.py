@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import struct
@@ -22,13 +23,37 @@ _SHORT, _LONG8 = 3, 16
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+_SUFFIXES = (".spool", ".part")
+
+
 def make_beside(path: Path, suffix: str) -> tuple[Path, int]:
-    """A new empty file in ``path``'s folder and its descriptor, open for writing.
+    """A new empty file in ``path``'s folder and its descriptor, open for writing and locked: as long as it is, ``sweep`` leaves the file alone.
 
     Not by ``tempfile``, whose files are private: what is renamed to an output must have the rights that any new file gets.
     """
-    made = path.parent / f".f2i-{secrets.token_hex(8)}{suffix}"
-    return made, os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    while True:
+        made = path.parent / f".f2i-{secrets.token_hex(8)}{suffix}"
+        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another process's sweep may have come between the two calls.
+        if made.exists():
+            return made, descriptor
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left in ``folder``: files of ``make_beside`` that nobody holds locked."""
+    for path in folder.glob(".f2i-*"):
+        if path.suffix not in _SUFFIXES:
+            continue
+        # Gone by now, another user's, or in use.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 class Spool:

@@ -22,12 +22,12 @@ from runtime_py.errors import PhotoError, UsageError
 from runtime_py.memory import give_back
 from runtime_py.photo_files import MAX_SIDE
 from runtime_py.photo_read import PhotoReader, one_line, vips
-from runtime_py.photo_spool import FULL, Spool, make_beside
+from runtime_py.photo_spool import FULL, Spool, make_beside, sweep
 from runtime_py.resample import resize_axis, resize_taps
 
 Pixels = NDArray[np.float32]
 
-_FORMATS = {
+WRITABLE = {
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
     ".png": "png",
@@ -103,6 +103,7 @@ class PhotoWriter:
         self._spool_bits = 16 if recolor or self.bit_depth > 8 else 8
         self._affine: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._encoded: Path | None = None
+        self._lock = -1
 
     def _chosen_format(self) -> str:
         suffix = self.path.suffix.lower()
@@ -110,11 +111,11 @@ class PhotoWriter:
             raise PhotoError(
                 f"cannot write {self.path}: HEIC needs an HEVC encoder, which libvips is installed without; write .avif or .jpg"
             )
-        if suffix not in _FORMATS:
+        if suffix not in WRITABLE:
             raise PhotoError(
-                f"cannot write {self.path}: unknown format {suffix or 'without suffix'}; expected one of {', '.join(_FORMATS)}"
+                f"cannot write {self.path}: unknown format {suffix or 'without suffix'}; expected one of {', '.join(WRITABLE)}"
             )
-        return _FORMATS[suffix]
+        return WRITABLE[suffix]
 
     def _chosen_depth(self, asked: int | None) -> int:
         possible = _DEPTHS[self.format]
@@ -133,6 +134,7 @@ class PhotoWriter:
         return (1 if self._grey else 3) + self._keeps_alpha
 
     def __enter__(self) -> PhotoWriter:
+        sweep(self.path.parent)
         try:
             self._spool = Spool(self.path, self.width, self.height, self._bands, self._spool_bits)
         except OSError as error:
@@ -222,8 +224,7 @@ class PhotoWriter:
         try:
             spool.close()
             give_back()
-            self._encoded, descriptor = make_beside(self.path, ".part")
-            os.close(descriptor)
+            self._encoded, self._lock = make_beside(self.path, ".part")
             self._encode(spool.path, self._encoded)
             with self._encoded.open("rb") as file:
                 os.fsync(file.fileno())
@@ -278,6 +279,7 @@ class PhotoWriter:
             self._alpha.close()
         if self._encoded is not None:
             self._encoded.unlink(missing_ok=True)
+            os.close(self._lock)
 
 
 class _AlphaRows:

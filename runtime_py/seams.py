@@ -90,7 +90,12 @@ def seam_ratio(error_map: NDArray[Any], plan: TilePlan) -> float:
     1 means that seams are no worse than the rest; no error at all counts as 1, error in the bands alone as ``inf``. NaN if the plan
     has no seam, if bands cover everything, or if the error holds a NaN.
     """
+    return seam_figures(error_map, plan)[0]
+
+
+def seam_figures(error_map: NDArray[Any], plan: TilePlan) -> tuple[float, float]:
+    """``seam_ratio``, and the same of the error's steps between neighbouring pixels (gradient excess)."""
     sums = SeamSums(plan)
     for y in range(0, error_map.shape[0], 256):
         sums.update(error_map[y : y + 256])
-    return sums.ratio()
+    return sums.ratio(), sums.gradient_ratio()

@@ -21,7 +21,7 @@ from runtime_py.metrics import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ss
 from runtime_py.photo import PhotoReader
 from runtime_py.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
 from runtime_py.samples import SAMPLES, cut_tiles, load_rgb, sample_photo
-from runtime_py.seams import seam_ratio
+from runtime_py.seams import seam_figures
 from runtime_py.tiles import TilePlan, upscale_array
 
 SCHEMA = 1
@@ -266,7 +266,7 @@ def _photos(
         result, seconds = _stitch(pipeline, crop)
         value = psnr_db(np.clip(reference, 0, 1), np.clip(result, 0, 1))
         plan = photo_plan(pipeline.bundle, *crop.shape[:2])
-        seam = seam_ratio((result - reference).astype(np.float32), plan) if plan.count > 1 else None
+        seam, steps = seam_figures((result - reference).astype(np.float32), plan) if plan.count > 1 else (None, None)
         row = {
             "target": pipeline.target,
             "precision": pipeline.precision,
@@ -278,6 +278,7 @@ def _photos(
             "lpips_hr": None,
             "reference_psnr_y_hr": None,
             "seam_ratio": _number(seam),
+            "seam_gradient_ratio": _number(steps),
             "latency_ratio": _number(seconds / reference_seconds),
         }
         if options.hr is not None:

@@ -1,5 +1,6 @@
 """Many photos: what is done is not done again, one bad photo stops nothing, and a cluster gives the same bytes."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -65,6 +67,10 @@ def test_sources_of_every_kind(photos, tmp_path):
     (tmp_path / "list.txt").write_text(f"# mine\n{photos / '0.png'}\n\nhttps://example.org/a%20b.jpg?x=1\n")
     found = find_sources([str(tmp_path / "list.txt"), str(photos / "trip")])
     assert [s.output for s in found] == ["0_x2.png", "a b_x2.jpg", "1_x2.png", "3_x2.png", "5_x2.png"]
+    assert [s.output for s in find_sources([str(tmp_path / "list.txt")], ".png")] == ["0_x2.png", "a b_x2.png"]
+    (tmp_path / "phone.HEIC").write_bytes(b"")
+    assert [s.output for s in find_sources([str(tmp_path / "phone.HEIC")])] == ["phone_x2.jpg"]
+    (tmp_path / "phone.HEIC").unlink()
     with pytest.raises(UsageError, match="holds no photos"):
         find_sources([str(tmp_path)])
     with pytest.raises(UsageError, match="no such photo or folder"):
@@ -136,28 +142,81 @@ def test_photos_come_from_urls(tiny_bundle, photos, expected, tmp_path):
     assert outputs(tmp_path / "out") == {"0_x2.png": expected["0_x2.png"]}
 
 
-def test_ray_gives_the_same_bytes_though_a_worker_is_killed(tiny_bundle, photos, expected, tmp_path):
-    process = subprocess.Popen(
-        command(tiny_bundle, photos, tmp_path / "out", "--ray", "local", "--workers", "2"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"RAY_DISABLE_DOCKER_CPU_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"},
-    )
-    import psutil
+def ray_environment():
+    return os.environ | {"RAY_DISABLE_DOCKER_CPU_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
-    deadline, killed = time.monotonic() + 90, False
-    while process.poll() is None and time.monotonic() < deadline and not killed:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            title = " ".join(child.cmdline()[:1]) if child.is_running() and child.status() != psutil.STATUS_ZOMBIE else ""
-            if title.startswith("ray::") and "PhotoActor" in title:
-                child.kill()
-                killed = True
-                break
+
+def actors(process):
+    """Living worker processes that hold an engine."""
+
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and child.cmdline()[:1] and "PhotoActor" in child.cmdline()[0]:
+                found.append(child)
+    return found
+
+
+def wait_for(condition, process, seconds):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert found, process.communicate(timeout=60)[1] if process.poll() is not None else "nothing came in time"
+    return found
+
+
+def test_ray_gives_the_same_bytes_though_a_worker_is_killed(tiny_bundle, photos, expected, tmp_path):
+    arguments = command(tiny_bundle, photos, tmp_path / "out", "--ray", "local", "--workers", "2")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ray_environment())
+    wait_for(lambda: actors(process), process, 90)[0].kill()
     _, errors = process.communicate(timeout=240)
-    assert killed, f"no actor was seen: {errors}"
     assert process.returncode == 0, errors
     assert outputs(tmp_path / "out") == expected
     lines = [json.loads(line) for line in (tmp_path / "out" / DONE).read_text().splitlines()]
     assert {line["output"] for line in lines} == set(expected)
+
+
+@pytest.fixture(scope="module")
+def many(tiny_bundle, tmp_path_factory):
+    """200 small photos and what one process makes of them."""
+    folder, out = tmp_path_factory.mktemp("many"), tmp_path_factory.mktemp("many-expected")
+    with Image.open(sample_photo("chelsea.png")) as cat:
+        for k in range(200):
+            cat.crop((k, k % 50, k + 60, k % 50 + 44)).save(folder / f"{k:03}.png")
+    job = FolderJob(tiny_bundle, out, "onnx", "fp32", threads=1)
+    assert not [done.error for done in run_folder(job, find_sources([str(folder)]), lambda *_: None) if done.error]
+    return folder, outputs(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "driver"])
+def test_two_ray_workers_do_200_photos_once_whoever_dies(tiny_bundle, many, tmp_path, victim):
+    folder, wanted = many
+    out = tmp_path / "out"
+
+    def start():
+        arguments = command(tiny_bundle, folder, out, "--ray", "local", "--workers", "2")
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ray_environment())
+
+    def half_done():
+        return (out / DONE).is_file() and len((out / DONE).read_text().splitlines()) >= 100
+
+    process = start()
+    wait_for(half_done, process, 300)
+    if victim == "worker":
+        assert len(actors(process)) == 2
+        actors(process)[0].kill()
+    else:
+        process.kill()
+        process.communicate(timeout=60)
+        done_before = outputs(out)
+        assert 100 <= len(done_before) < 200 and done_before.items() <= wanted.items()
+        process = start()
+    printed, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    assert outputs(out) == wanted
+    assert {p.name for p in out.iterdir()} == {*wanted, DONE}, "nothing half-written is left"
+    lines = [json.loads(line)["output"] for line in (out / DONE).read_text().splitlines()]
+    assert set(lines) == set(wanted)
+    if victim == "driver":
+        assert "of 200 photos are done already" in errors and printed.count("_x2.png") < 101

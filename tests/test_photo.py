@@ -459,6 +459,30 @@ def test_missing_rows_and_nan_leave_nothing(lone):
         write(half[:, :5])
 
 
+KILLED = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from runtime_py.photo import PhotoWriter
+with PhotoWriter(Path(sys.argv[1]), 64, 64) as writer:
+    writer.write(np.zeros((32, 64, 3), np.float32))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_photo(tmp_path):
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.png")], cwd=root).returncode == -9
+    [left] = os.listdir(tmp_path)
+    assert left.startswith(".f2i-") and left.endswith(".spool")
+    with PhotoWriter(tmp_path / "b.png", 4, 4) as living:
+        assert left not in os.listdir(tmp_path)
+        with PhotoWriter(tmp_path / "c.png", 4, 4) as other:
+            other.write(np.zeros((4, 4, 3), np.float32))
+        living.write(np.zeros((4, 4, 3), np.float32))
+    assert sorted(os.listdir(tmp_path)) == ["b.png", "c.png"]
+
+
 def test_an_older_output_survives_a_failure(tmp_path):
     out = tmp_path / "a.png"
     out.write_bytes(b"older")
