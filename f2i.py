@@ -166,6 +166,7 @@ def export(
     overlap: Annotated[str | None, typer.Option(help="Pixels that tiles share, or auto; default: a sixteenth of the tile.")] = None,
     delegate: Annotated[str, typer.Option(help="ExecuTorch's delegate: xnnpack, coreml or vulkan.")] = "xnnpack",
     keep_fp32: Annotated[str | None, typer.Option("--keep-fp32", help="Core ML fp16: COMPONENT:OP,… to keep in fp32, or auto.")] = None,
+    chunk: Annotated[int | None, typer.Option(min=0, metavar="MB", help="Core ML: cut packages larger than this in two.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Child processes at a time; 0: one per core, as memory allows.")] = 0,
 ) -> None:
     """Lower a checkpoint to every target: one bundle, complete or absent. A killed export goes on where it stopped.
@@ -177,6 +178,7 @@ def export(
 
     options = (("delegate", delegate),) if delegate != "xnnpack" else ()
     options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
+    options += (("chunk", str(chunk)),) if chunk is not None else ()
     with Steps(err) as steps:
         request = ExportOptions(
             checkpoint, out_dir, tuple(_split(target)), tuple(_split(precision)), tile, parse_overlap(overlap), jobs, options

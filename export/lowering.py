@@ -66,7 +66,7 @@ TARGETS: dict[str, Target] = {
         "coreml",
         ".mlpackage",
         (*FLOAT, "w8", *STATIC, *PALETTES),
-        {"keep_fp32": ()},
+        {"keep_fp32": (), "chunk": ()},
         ("coremltools", "torch"),
         2.5,
     ),

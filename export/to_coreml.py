@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import coremltools as ct
@@ -11,7 +14,7 @@ import coremltools.optimize.coreml as cto
 from export.lowering import LoweringRequest
 from quantize.capture import capture
 from runtime_py.errors import ToolchainError, UsageError
-from runtime_py.manifest import Delegation, Fallback, Gates
+from runtime_py.manifest import CHUNKS, Delegation, Fallback, Gates
 
 MINIMUM_DEPLOYMENT_TARGET = "iOS18"
 KEEP_MARGIN_DB = 1.0
@@ -22,7 +25,8 @@ def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.mlpackage) and the program it was converted from. Where each op runs is the device's decision: no share is given.
 
     The option ``keep_fp32`` names ops (``COMPONENT:OP,…``) that an fp16 program computes in float32; ``auto`` finds the fewest that bring the
-    component above its gate on the example. Raises UsageError for an unknown op, ToolchainError when no choice of ops reaches the gate.
+    component above its gate on the example. With the option ``chunk`` a package of more than that many MB becomes a folder of two, which compute it one
+    after the other, and no program is kept beside it. Raises UsageError for an unknown op, ToolchainError when no choice of ops reaches the gate.
     """
     from runtime_py.mil.source import save_source
 
@@ -41,10 +45,28 @@ def lower(request: LoweringRequest) -> Delegation:
             raise UsageError(f"--keep-fp32: {request.component} has no op {name!r}; {meant}")
     kept = tuple(name for name in kept if name in names)  # a pass after the cast makes ops of its own, which follow their neighbours
     model.save(str(request.path))
-    save_source(program, request.path, request.reference)
+    limit = request.options.get("chunk")
+    if limit is not None and sum(f.stat().st_size for f in request.path.rglob("*") if f.is_file()) > int(limit) * 1_000_000:
+        _split(request.path)
+    else:
+        save_source(program, request.path, request.reference)
     function = model._mil_program.functions["main"]
     operations = [op for op in function.operations if op.op_type != "const" and not op.op_type.startswith("constexpr_")]
     return Delegation(ops=len(operations), fallbacks=tuple(Fallback(op=name, reason=reason) for name in kept))
+
+
+def _split(package: Path) -> None:
+    """Two packages of about the same size in a folder ``<name>.chunks`` instead of ``package``; what one gives and the other takes has the same name in both."""
+    with tempfile.TemporaryDirectory(dir=package.parent) as halves:
+        ct.models.utils.bisect_model(str(package), halves, merge_chunks_to_pipeline=False, check_output_correctness=False)
+        made = sorted(Path(halves).glob("*.mlpackage"))
+        if len(made) != 2:
+            raise RuntimeError(f"coremltools cut {package.name} into {len(made)} packages, expected 2")
+        folder = package.with_suffix(CHUNKS)
+        folder.mkdir()
+        for number, half in enumerate(made, 1):
+            half.rename(folder / f"chunk{number}.mlpackage")
+    shutil.rmtree(package)
 
 
 def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> tuple[Any, set[str]]:

@@ -202,6 +202,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     """One artifact, with the figures of its graph and its error to the reference on the golden tiles."""
     from export.lowering import TARGETS, LoweringRequest, lower
     from runtime_py import engines
+    from runtime_py.manifest import CHUNKS
     from runtime_py.metrics import ErrorSums
 
     component, cases = lowering.component, lowering.cases
@@ -230,6 +231,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     except Exception as e:  # converters raise anything at all; the log has the whole story
         traceback.print_exc()
         raise ToolchainError(component=job.component, target=job.target, stage="lower", reason=f"{type(e).__name__}: {e}") from e
+    path = path if path.exists() else path.with_suffix(CHUNKS)
     # What converters leave in cycles is as large as the weights.
     del request, module
     gc.collect()

@@ -143,10 +143,10 @@ def upscale_source(job: FolderJob, pipeline: Pipeline, source: Source, progress:
             before = _stamp(path)
             output.parent.mkdir(parents=True, exist_ok=True)
             notes = upscale_photo(pipeline, path, output, job.options, progress)
+        seconds = time.perf_counter() - began
+        _record(job, source, before, seconds)
     except (UsageError, OSError) as e:
         return Done(source, time.perf_counter() - began, error=str(e))
-    seconds = time.perf_counter() - began
-    _record(job, source, before, seconds)
     return Done(source, seconds, tuple(notes))
 
 

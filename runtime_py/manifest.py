@@ -16,6 +16,8 @@ from runtime_py.errors import BundleError, UsageError
 SCHEMA = 1
 SOURCE_SUFFIX = ".source.pt2"
 """Of the program an artifact was converted from: for diagnosis, never shipped."""
+CHUNKS = ".chunks"
+"""Suffix of an artifact that is a folder of parts: they run in the order of their names, each on the component's inputs and what came before it."""
 TARGETS = ("coreml", "executorch", "tflite", "onnx")
 PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4")
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runtime_py.errors import MissingPackageError, ToolchainError
+from runtime_py.manifest import CHUNKS
 
 if TYPE_CHECKING:
     from runtime_py.mil.ane_lint import LintFinding
@@ -33,8 +34,9 @@ class EvaluatorSession:
 
         self.engine = EVALUATOR if mode == "declared" else f"runtime_py.mil evaluator, {mode}"
         self._component, self._threads = component, threads
-        self._evaluator = load(path, mode=mode)
-        _check_inputs(component, path, {name: declared.shape for name, declared in self._evaluator.inputs.items()}, inputs)
+        self._parts = [load(part, mode=mode) for part in packages(path)]
+        shapes = [{name: declared.shape for name, declared in part.inputs.items()} for part in self._parts]
+        _check_inputs(component, path, _taken(shapes, inputs), inputs)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Inputs by name → the output, float32."""
@@ -44,13 +46,13 @@ class EvaluatorSession:
         if self._threads:
             torch.set_num_threads(self._threads)
         try:
-            return _only_output(self._component, self._evaluator(inputs))
+            return _only_output(self._component, _chain(inputs, [(part.inputs, part) for part in self._parts]))
         finally:
             torch.set_num_threads(before)
 
     def close(self) -> None:
         """Frees the weights."""
-        del self._evaluator
+        del self._parts
 
 
 class NativeSession:
@@ -63,23 +65,24 @@ class NativeSession:
         self.engine = NATIVE
         self._component = component
         try:
-            self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_AND_NE)
+            self._models = [ct.models.MLModel(str(part), compute_units=ct.ComputeUnit.CPU_AND_NE) for part in packages(path)]
         except Exception as error:  # coremltools raises bare Exception and RuntimeError for every failure of the framework
             raise ToolchainError(component=component, target=TARGET, stage="load", reason=f"{path}: {error}") from error
-        got = {item.name: tuple(item.type.multiArrayType.shape) for item in self._model.get_spec().description.input}
-        _check_inputs(component, path, got, inputs)
+        shapes = [{i.name: tuple(i.type.multiArrayType.shape) for i in model.get_spec().description.input} for model in self._models]
+        self._calls = [(shape, model.predict) for shape, model in zip(shapes, self._models, strict=True)]
+        _check_inputs(component, path, _taken(shapes, inputs), inputs)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Inputs by name → the output, float32."""
         try:
-            outputs = self._model.predict(dict(inputs))
+            outputs = _chain(inputs, self._calls)
         except Exception as error:  # as above
             raise ToolchainError(component=self._component, target=TARGET, stage="run", reason=str(error)) from error
         return _only_output(self._component, outputs)
 
     def close(self) -> None:
         """Frees the model."""
-        del self._model
+        del self._calls, self._models
 
 
 def open_session(
@@ -94,6 +97,11 @@ def open_session(
     if sys.platform == "darwin":
         return NativeSession(path, component, inputs)
     return EvaluatorSession(path, component, inputs, threads)
+
+
+def packages(path: Path) -> list[Path]:
+    """The packages of an artifact in calling order: itself, or those of a folder of parts (see :data:`runtime_py.manifest.CHUNKS`)."""
+    return sorted(path.glob("*.mlpackage")) if path.suffix == CHUNKS else [path]
 
 
 def inspect_artifact(path: Path) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def lint(path: Path) -> list[LintFinding]:
     _need_coremltools()
     from runtime_py.mil.ane_lint import lint_package
 
-    return lint_package(path)
+    return [finding for part in packages(path) for finding in lint_package(part)]
 
 
 def _need_coremltools() -> None:
@@ -147,6 +155,22 @@ def _check_inputs(component: str, path: Path, got: Mapping[str, Any], expected: 
     if dict(got) != dict(expected):
         reason = f"{path}: inputs are {dict(got)}, expected {dict(expected)}"
         raise ToolchainError(component=component, target=TARGET, stage="load", reason=reason)
+
+
+def _taken(parts: Sequence[Mapping[str, Any]], inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Shapes of what the first part takes, and of the component's own inputs that later ones take."""
+    return dict(parts[0]) | {name: shape for part in parts[1:] for name, shape in part.items() if name in inputs}
+
+
+def _chain(
+    inputs: Mapping[str, Any], parts: Sequence[tuple[Mapping[str, Any], Callable[[dict[str, Any]], Mapping[str, Any]]]]
+) -> Mapping[str, Any]:
+    """Outputs of the last of (inputs it takes, call), each called with the component's inputs and what the parts before it gave."""
+    values, outputs = dict(inputs), dict[str, Any]()
+    for takes, call in parts:
+        outputs = dict(call({name: values[name] for name in takes if name in values}))
+        values |= outputs
+    return outputs
 
 
 def _only_output(component: str, outputs: Mapping[str, Any]) -> np.ndarray[Any, Any]:
