@@ -139,6 +139,7 @@ def quantize(
     recipe: Annotated[str, typer.Option(help="w8a8, w8a8-mixed, w8, p8, p6, p4, or a TOML file.")] = "w8a8",
     calib: Annotated[Path | None, typer.Option(help="Photos to calibrate on; default: those scikit-image ships.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the calibration tiles; 0 takes the checkpoint's own.")] = 0,
+    tiles: Annotated[int, typer.Option(min=0, help="Number of calibration tiles; 0 takes the recipe's.")] = 0,
 ) -> None:
     """Calibrate a checkpoint to int8, once for every target. A killed run goes on after the last finished component.
 
@@ -147,8 +148,10 @@ def quantize(
     from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
     from quantize.recipe import load_recipe
 
+    chosen = load_recipe(recipe)
+    chosen = chosen.model_copy(update={"tiles": tiles}) if tiles else chosen
     with Steps(err) as steps:
-        record = quantize_checkpoint(QuantizeOptions(checkpoint, load_recipe(recipe), out_dir, calib, tile), steps.count)
+        record = quantize_checkpoint(QuantizeOptions(checkpoint, chosen, out_dir, calib, tile), steps.count)
     for component, sqnr in record["simulated_sqnr_db"].items():
         out.print(f"{component}: {figure(sqnr, 1)} dB SQNR in simulation")
     out.print(f"{out_dir}: calibrated on {record['tiles']} tiles of {len(record['images'])} photos", soft_wrap=True)
