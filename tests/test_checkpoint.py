@@ -146,3 +146,11 @@ def test_hash_changes_with_a_weight_and_not_with_the_place(saved, damaged):
     assert checkpoint.checkpoint_sha256(damaged) == same
     change_weights(damaged, lambda t: t["conv_in.bias"].add_(1e-3))
     assert checkpoint.checkpoint_sha256(damaged) != same
+
+
+def test_parts_that_are_not_wanted_come_without_weights(tmp_path):
+    checkpoint.save(checkpoint.load("tiny"), tmp_path / "c")
+    model = checkpoint.load(tmp_path / "c", only=("unet",))
+    assert not any(p.is_meta for p in model.unet.parameters())
+    assert all(p.is_meta for part in (model.feature_encoder, model.projector) for p in part.parameters())
+    assert checkpoint.load("tiny", only=()).parameters() == checkpoint.load("tiny").parameters() == model.parameters()

@@ -68,6 +68,34 @@ def test_engine_matches_the_reference_on_a_real_tile(tiny_bundle, target):
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 3e-5
 
 
+def test_a_large_core_ml_package_is_cut_in_two_that_compute_the_same(tiny_bundle, tmp_path):
+    options = ExportOptions("tiny", tmp_path / "cut", ("coreml",), ("fp16",), options=(("chunk", "0"),))
+    whole, cut = open_bundle(tiny_bundle), export_bundle(options)
+    for artifact in cut.manifest.artifacts:
+        assert artifact.path.endswith(".chunks") and artifact.parity.sqnr_db > 45
+        packages = {Path(f.path).relative_to(artifact.path).parts[0] for f in artifact.files}
+        assert packages == {"chunk1.mlpackage", "chunk2.mlpackage"}
+        assert artifact.bytes < 1.3 * whole.manifest.artifact(artifact.component, "coreml", "fp16").bytes
+    [(_, tile)] = sample_tiles(cut.manifest.tile.size, 1, seed=7)
+    with open_pipeline(whole, "coreml", "fp16") as one, open_pipeline(cut, "coreml", "fp16") as two:
+        np.testing.assert_allclose(two.tile(tile), one.tile(tile), atol=2e-3)
+
+
+def test_every_stage_says_its_time_and_memory(tiny_bundle):
+    for artifact in open_bundle(tiny_bundle).manifest.artifacts:
+        stages = {stage.name: stage for stage in artifact.stages}
+        assert {"load", "rewrite", "lower", "check"} <= set(stages)
+        assert all(50e6 < stage.peak_rss_bytes < 8e9 for stage in stages.values())
+
+
+def test_overlap_auto_is_measured_and_recorded(cache, tmp_path):
+    bundle = export_bundle(ExportOptions("tiny", tmp_path / "auto", ("onnx",), ("fp32",), overlap="auto"))
+    measured = bundle.manifest.tile.measured
+    assert measured is not None and measured.overlap == bundle.manifest.tile.overlap
+    # The weights are random, so that nothing but the seam gate is aimed at; it is met, or the overlap is the largest there is.
+    assert measured.seam_ratio <= bundle.manifest.gates.seam_ratio or measured.overlap == 14
+
+
 def test_second_export_takes_everything_from_the_cache(tiny_bundle, tmp_path):
     states = []
     export_bundle(ExportOptions("tiny", tmp_path / "again", precisions=("fp32", "fp16")), lambda e: states.append(e.state))
