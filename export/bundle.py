@@ -218,6 +218,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         noise=config["noise"],
         color_fix=config["color_fix"],
         artifacts=tuple(artifacts),
+        reference_stages=tuple(Stage(**s) for s in described["stages"]),
         golden=golden,
         gates=default_gates(checkpoint.is_trained(options.checkpoint)),
     )

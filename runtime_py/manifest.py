@@ -246,6 +246,8 @@ class Manifest(Record):
     color_fix: ColorFix = "none"
     """What the model wants done with its output's colours; an app applies it to the whole photo."""
     artifacts: tuple[Artifact, ...]
+    reference_stages: tuple[Stage, ...] = ()
+    """Of capturing the full-precision programs and golden vectors; an artifact has its own."""
     golden: tuple[Golden, ...] = ()
     gates: Gates = Gates()
 

@@ -82,7 +82,9 @@ def test_a_large_core_ml_package_is_cut_in_two_that_compute_the_same(tiny_bundle
 
 
 def test_every_stage_says_its_time_and_memory(tiny_bundle):
-    for artifact in open_bundle(tiny_bundle).manifest.artifacts:
+    manifest = open_bundle(tiny_bundle).manifest
+    assert {"load", "golden", "capture unet"} <= {stage.name for stage in manifest.reference_stages}
+    for artifact in manifest.artifacts:
         stages = {stage.name: stage for stage in artifact.stages}
         assert {"load", "rewrite", "lower", "check"} <= set(stages)
         assert all(50e6 < stage.peak_rss_bytes < 8e9 for stage in stages.values())

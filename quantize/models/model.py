@@ -6,6 +6,7 @@ timestep embedding and the step's affine combination are inside.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -179,13 +180,20 @@ class LatentUNet(nn.Module):
         return latent * keep + self.denoiser.predict(sample, context, time_embedding) * add
 
 
+def _without(codec: Codec, *names: str) -> Any:
+    """The codec without some of its parts, sharing the rest: a graph's file holds no weights that the graph does not use."""
+    part = copy.copy(codec)
+    part._modules = {name: child for name, child in codec._modules.items() if name not in names}
+    return part
+
+
 class CodecEncoder(nn.Module):
     """RGB tile (1, 3, t, t) in [0, 1] → latent of the enlarged tile, scaled as the UNet expects it."""
 
     def __init__(self, model: F2IModel, tile: int) -> None:
         super().__init__()
         self.enlarge = Resize(tile, tile * model.config.scale)
-        self.codec: Any = model.codec
+        self.codec: Any = _without(model.codec, "decoder", "post_quant_conv")
 
     def forward(self, lr: Tensor) -> Tensor:
         image = self.enlarge(lr) * 2.0 - 1.0
@@ -201,7 +209,7 @@ class CodecDecoder(nn.Module):
 
     def __init__(self, model: F2IModel) -> None:
         super().__init__()
-        self.codec: Any = model.codec
+        self.codec: Any = _without(model.codec, "encoder", "quant_conv")
 
     def forward(self, latent: Tensor) -> Tensor:
         latent = latent / self.codec.config.scaling_factor + (getattr(self.codec.config, "shift_factor", None) or 0.0)
