@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.progress import Steps
 from benchmarks.tables import artifact_table, doctor_table, figure, inspect_json, parity_table
 from runtime_py.errors import F2IError, GateError, UsageError
-from runtime_py.files import write_json, write_text
+from runtime_py.files import make_folder, write_json
 
 if TYPE_CHECKING:
     from runtime_py.validate import Report
@@ -56,7 +56,7 @@ def demo(
     """
     from benchmarks.demo import DemoOptions, run_demo
 
-    _make_folder(out_dir)
+    make_folder(out_dir)
     with Steps(err) as steps:
         options = DemoOptions(out_dir, checkpoint, tuple(_split(target)), tuple(_split(precision)), photo, _command())
         bundle, report = run_demo(options, steps)
@@ -269,6 +269,7 @@ def validate(
     photos: Annotated[int, typer.Option(min=1, help="Photos to stitch.")] = 2,
     threads: Threads = 0,
     locate: Annotated[bool, typer.Option("--locate", help="Core ML: name the first op out of band, and the ops to keep in fp32.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Judge variants on a Ray cluster; `local` starts one here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the gates as JUnit XML.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report to look at: one offline page.")] = None,
@@ -278,37 +279,16 @@ def validate(
 
     Example: `f2i validate bundle --images photos --json parity.json --html report.html`
     """
+    from benchmarks.validation import ValidationOutputs, run_validation
     from runtime_py.bundle import open_bundle
     from runtime_py.diagnose import describe
     from runtime_py.validate import ValidateOptions
-    from runtime_py.validate import validate as validate_bundle
 
     opened = open_bundle(bundle)
-    if hr is not None and images is None:
-        raise UsageError("--hr needs --images: the low-resolution photos of the same names")
-    options = ValidateOptions(
-        images, hr, open_bundle(against) if against else None, target, precision, tiles, photos, threads=threads, locate=locate
-    )
-    pictures = None
-    if html:
-        from benchmarks.report_images import ReportImages
-
-        pictures = ReportImages()
-    measured = None
-    if bench_file:
-        from benchmarks.protocol import bench_json, read_bench
-
-        measured = bench_json(read_bench(bench_file))
+    other = open_bundle(against) if against else None
+    options = ValidateOptions(images, hr, other, target, precision, tiles, photos, threads=threads, locate=locate)
     with Steps(err) as steps:
-        report = validate_bundle(opened, options, steps.count, pictures.collect if pictures else lambda _: None)
-    if json_file:
-        write_json(json_file, report.as_json())
-    if junit:
-        write_text(junit, report.as_junit())
-    if html and pictures:
-        from benchmarks.report import write_report
-
-        write_report(html, opened, report, pictures, command=_command(), bench=measured)
+        report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, _command(), steps.count)
     for row in report.located or []:
         out.print("\n".join(describe(row)), soft_wrap=True, markup=False)
     out.print(parity_table(opened, report))
@@ -380,13 +360,6 @@ def _split(value: str) -> list[str]:
 def _command() -> list[str]:
     """The command line as a reader repeats it."""
     return ["f2i", *sys.argv[1:]]
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"{folder}: cannot be made: {e.strerror}; choose another --out") from e
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.progress import Steps
 from runtime_py.bundle import Bundle
 from runtime_py.errors import UsageError
+from runtime_py.files import make_folder
 from runtime_py.folder import LIST_SUFFIX, FolderJob, Source, find_sources, missing, run_folder
 from runtime_py.photo_write import WRITABLE
 from runtime_py.pipeline import PhotoOptions, measured_overlap, open_pipeline, upscale_photo
@@ -59,10 +60,7 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
     sources = find_sources(photos, suffix)
     if out_path.suffix and not out_path.is_dir():
         raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
-    try:
-        out_path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"{out_path}: cannot be made: {e.strerror}; choose another --out") from e
+    make_folder(out_path)
     job = FolderJob(bundle.root.absolute(), out_path.absolute(), *options.variant, photo, options.threads)
     upscale_album(job, sources, options.ray, options.workers, out, err)
 

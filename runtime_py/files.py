@@ -71,6 +71,14 @@ def atomic_file(destination: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make an output folder, and those above it. Raises UsageError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"{folder}: cannot be made: {e.strerror}; choose another --out") from e
+
+
 def write_text(destination: Path, text: str) -> None:
     """Replace ``destination`` by a UTF-8 file with ``text``, in one step."""
     with atomic_file(destination) as temporary:

@@ -5,17 +5,13 @@ The output folder and the photos must be at the same paths on every node (a netw
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runtime_py.bundle import open_bundle
-from runtime_py.errors import MissingPackageError, ToolchainError
 from runtime_py.folder import Done, FolderJob, Source, upscale_source
 from runtime_py.pipeline import open_pipeline
-
-LOCAL = "local"
-"""Address that starts Ray on this machine."""
+from runtime_py.ray_cluster import ray_cluster
 
 
 class PhotoActor:
@@ -37,14 +33,8 @@ def run_on_ray(job: FolderJob, sources: Sequence[Source], address: str, workers:
     An actor that dies is started again and its photo done again; outputs are complete or absent whatever dies.
     Raises MissingPackageError without Ray, ToolchainError when the cluster gives up.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise MissingPackageError("ray", "f2i run --ray", "ray")
-    import ray
-
     job.out.mkdir(parents=True, exist_ok=True)
-    try:
-        if not ray.is_initialized():
-            ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    with ray_cluster(address, command="f2i run", target=job.target) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         cores = max(1, job.threads)
@@ -61,8 +51,3 @@ def run_on_ray(job: FolderJob, sources: Sequence[Source], address: str, workers:
         for row in done.iter_rows():
             notes = tuple(filter(None, row["notes"].split("\n")))
             yield Done(Source(row["location"], row["output"]), row["seconds"], notes, row["error"] or None)
-    except (ray.exceptions.RayError, ConnectionError) as e:
-        reason = str(e).strip().splitlines()[-1]
-        raise ToolchainError(component="all components", target=job.target, stage="ray", reason=reason) from e
-    finally:
-        ray.shutdown()

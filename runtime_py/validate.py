@@ -118,10 +118,7 @@ def validate(
 
     ``progress(what, done, of)`` is called as work goes on, ``show`` with every stitched crop as soon as it is judged. Raises UsageError, BundleError, PhotoError, ToolchainError.
     """
-    variants = [v for v in bundle.manifest.variants() if options.target in (None, v[0]) and options.precision in (None, v[1])]
-    if not variants:
-        have = ", ".join(f"{t}/{p}" for t, p in bundle.manifest.variants()) or "no complete variant"
-        raise UsageError(f"{bundle.root}: nothing to validate for that target and precision; it holds {have}")
+    variants = chosen_variants(bundle, options)
     sources = photo_files(options.images)
     report = Report(environment={"machine": platform.machine(), "python": platform.python_version(), "bundle": bundle.manifest.name})
     gates = bundle.manifest.gates
@@ -149,10 +146,28 @@ def validate(
     return report
 
 
+def chosen_variants(bundle: Bundle, options: ValidateOptions) -> list[tuple[str, str]]:
+    """(target, precision) of every complete variant that the options select. Raises UsageError when there is none."""
+    variants = [(t, p) for t, p in bundle.manifest.variants() if options.target in (None, t) and options.precision in (None, p)]
+    if not variants:
+        have = ", ".join(f"{t}/{p}" for t, p in bundle.manifest.variants()) or "no complete variant"
+        raise UsageError(f"{bundle.root}: nothing to validate for that target and precision; it holds {have}")
+    return list(variants)
+
+
 def photo_files(folder: Path | None) -> list[Path]:
-    """Photos of a folder in name order, or the sample photos. Raises UsageError when there are none."""
+    """Photos of a folder in name order, of a ``.txt`` list with one path per line, or the sample photos. Raises UsageError when there are none."""
     if folder is None:
         return [sample_photo(name) for name in SAMPLES]
+    if folder.is_file() and folder.suffix == ".txt":
+        lines = [line.strip() for line in folder.read_text(encoding="utf-8").splitlines()]
+        listed = [Path(line) for line in lines if line and not line.startswith("#")]
+        for path in listed:
+            if not path.is_file():
+                raise UsageError(f"{folder}: {path}: no such photo")
+        if not listed:
+            raise UsageError(f"{folder}: the list is empty; expected one path per line")
+        return listed
     if folder.is_file():
         return [folder]
     if not folder.is_dir():

@@ -220,3 +220,35 @@ def test_two_ray_workers_do_200_photos_once_whoever_dies(tiny_bundle, many, tmp_
     assert set(lines) == set(wanted)
     if victim == "driver":
         assert "of 200 photos are done already" in errors and printed.count("_x2.png") < 101
+
+
+@pytest.mark.slow
+def test_validate_on_ray_says_what_it_says_here(tiny_bundle, photos, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{photos / '0.png'}\n{photos / 'trip' / '1.png'}\n")
+    reports = []
+    for name, more in (("here", []), ("ray", ["--ray", "local"])):
+        arguments = [
+            "validate",
+            str(tiny_bundle),
+            "--images",
+            str(tmp_path / "list.txt"),
+            "--precision",
+            "fp32",
+            "--tiles",
+            "2",
+            "--photos",
+            "1",
+        ]
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "f2i.py"), *arguments, "--json", str(tmp_path / f"{name}.json"), *more],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=ray_environment(),
+        )
+        assert done.returncode in (0, 1), done.stderr
+        reports.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    here, there = reports
+    for row in here["photos"] + there["photos"]:
+        assert row.pop("latency_ratio") > 0
+    assert here == there
