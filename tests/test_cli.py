@@ -117,6 +117,10 @@ def test_bad_usage(tiny_bundle, tmp_path):
     fails(f2i("export", "tiny", "--out", tmp_path / "b", "--precision", "w8a8"), 2, "not quantized to w8a8", "f2i quantize tiny")
     fails(f2i("export", "tiny"), 2, "--out")
     fails(f2i("run", tiny_bundle, tmp_path / "none.jpg", "--out", tmp_path / "o.jpg", "--precision", "w8a8"), 2, "w8a8", "it holds")
+    fails(f2i("run", tiny_bundle, "p.jpg", "--out", tmp_path / "o", "--overlap", "wide"), 2, "--overlap 'wide'", "or auto")
+    fails(f2i("run", tiny_bundle, "p.jpg", "--out", tmp_path / "o", "--color-fix", "sepia"), 2, "sepia", "none or adain")
+    fails(f2i("run", tiny_bundle, "p.jpg", "--out", tmp_path / "o", "--format", "gif"), 2, "gif", "jpg, jpeg, png")
+    fails(f2i("validate", tiny_bundle, "--ray", "local", "--html", tmp_path / "r.html"), 2, "--html", "leave out --ray")
     fails(f2i("nonsense"), 2, "nonsense")
     assert not (tmp_path / "b").exists()
 

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import pillow_heif
 import psutil
 import pytest
 from PIL import Image
@@ -93,6 +94,15 @@ def test_only_what_is_missing_is_done(tiny_bundle, photos, expected, tmp_path):
     again = subprocess.run(command(tiny_bundle, photos, tmp_path / "out"), capture_output=True, text=True, timeout=120)
     assert "5 of 6 photos are done already" in again.stderr and again.stdout.count("_x2.png") == 1
     assert outputs(tmp_path / "out") == expected
+
+
+def test_a_folder_of_heic_becomes_jpeg(tiny_bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    with Image.open(sample_photo("chelsea.png")) as cat:
+        pillow_heif.from_pillow(cat.crop((0, 0, 70, 50))).save(tmp_path / "in" / "phone.HEIC", quality=90)
+    job = FolderJob(tiny_bundle, tmp_path / "out", "onnx", "fp32", threads=1)
+    assert [done.error for done in run_folder(job, find_sources([str(tmp_path / "in")]), lambda *_: None)] == [None]
+    assert Image.open(tmp_path / "out" / "phone_x2.jpg").size == (140, 100)
 
 
 def test_one_bad_photo_stops_nothing(tiny_bundle, photos, expected, tmp_path):
