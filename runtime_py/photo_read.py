@@ -118,26 +118,25 @@ class PhotoReader:
         return PhotoError(f"cannot decode {self.path} ({self.format.upper()}): {one_line(error)}; copy it again or convert it")
 
     def _describe(self, image: Any) -> None:
-        fields = set(image.get_fields())
         if image.format not in ("uchar", "ushort"):
             raise PhotoError(f"{self.path} has samples of type {image.format}; expected 8 or 16 bits: convert it to a 16-bit TIFF or PNG")
         if image.bands > 5 or (image.bands == 5 and image.interpretation != "cmyk"):
             raise PhotoError(f"{self.path} has {image.bands} channels; expected grey, RGB or CMYK, with or without alpha")
         self.has_alpha = bool(image.hasalpha()) and image.interpretation != "cmyk"
-        self.orientation = image.get("orientation") if "orientation" in fields else 1
+        self.orientation = image.get("orientation") if _has(image, "orientation") else 1
         if self.orientation not in TURNS:
             self.warnings.append(f"orientation {self.orientation} is none of 1 to 8: taken as upright")
             self.orientation = 1
         self.bit_depth = 8 if image.format == "uchar" else 16
         # libheif's 10 and 12 bits come shifted up to 16, so that white is a little below 65535.
-        stored_bits = image.get("bits-per-sample") if self.format in ("avif", "heic") and "bits-per-sample" in fields else 0
+        stored_bits = image.get("bits-per-sample") if self.format in ("avif", "heic") and _has(image, "bits-per-sample") else 0
         if self.bit_depth == 16 and stored_bits in (10, 12):
             self.bit_depth = stored_bits
         self._white = float(255 if image.format == "uchar" else ((1 << self.bit_depth) - 1) << (16 - self.bit_depth))
-        pages = image.get("n-pages") if "n-pages" in fields else 1
+        pages = image.get("n-pages") if _has(image, "n-pages") else 1
         if pages > 1:
             self.warnings.append(f"holds {pages} pictures or pages: only the first is upscaled")
-        self.metadata: dict[str, Any] = {name: image.get(name) for name in _KEPT if name in fields}
+        self.metadata: dict[str, Any] = {name: image.get(name) for name in _KEPT if _has(image, name)}
         left = extras(self.path, self.format, self.metadata.get("xmp-data", b""))
         self.warnings += [f"holds {what}" for what in left]
         if left:
@@ -290,9 +289,14 @@ def _open(path: Path, kind: str) -> Any:
     return pyvips.Operation.call(f"{loader}_source", source, access="sequential", fail_on="error")
 
 
+def _has(image: Any, field: str) -> bool:
+    """Whether libvips read that field; asked by name, for a damaged file's other fields may have names that are no text."""
+    return bool(image.get_typeof(field) != 0)
+
+
 def _held_pixel_bytes(image: Any, kind: str) -> int:
     """Bytes per pixel of a picture that its decoder holds whole; 0 where it comes row by row."""
-    interlaced = kind in ("jpeg", "png") and "interlaced" in image.get_fields()
+    interlaced = kind in ("jpeg", "png") and _has(image, "interlaced")
     size = image.bands * (2 if image.format == "ushort" else 1)
     return size if interlaced or kind in ("webp", "avif", "heic") else 0
 
@@ -308,7 +312,7 @@ def _open_heic(path: Path) -> Any:
         width, height = heif.size
         refuse_absurd(path, width, height, (4 if heif.has_alpha else 3) * (2 if heif.info.get("bit_depth", 8) > 8 else 1))
         samples = np.asarray(heif)
-    except (ValueError, RuntimeError, OSError, SyntaxError) as error:
+    except (ValueError, RuntimeError, OSError, SyntaxError, EOFError, IndexError) as error:  # the last where a file holds no picture
         raise PhotoError(f"cannot decode {path} (HEIC): {one_line(error)}; copy it again or convert it") from error
     if samples.ndim == 2:
         samples = samples[:, :, None]

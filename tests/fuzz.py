@@ -225,7 +225,7 @@ def attempt(kind: str, path: Path, folder: Path) -> str | None:
     try:
         read_photo(path, folder) if kind == "photo" else read_manifest(path)
     except UsageError as e:
-        if "memory" in str(e).lower():  # a decoder says so in its own words
+        if "out of memory" in str(e).lower():  # a decoder says so in its own words
             return f"needs more memory than there is: {e}"
         return None if "\n" not in str(e) else f"more than one line: {e}"
     except Exception as e:

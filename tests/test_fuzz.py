@@ -1,6 +1,7 @@
 """A seeded part of ``make fuzz``: mutated photos and manifests are read or refused in one line, in little memory, without a crash."""
 
 import fuzz
+import pytest
 import pyvips
 from fuzz import MEMORY, Child, attempt, case, photo_seeds
 
@@ -15,6 +16,12 @@ def test_seeds_are_photos_and_a_manifest(tmp_path):
 
 def test_mutated_photos():
     assert fuzz.fuzz("photo", 210, seed=1) == []
+
+
+@pytest.mark.parametrize(("seed", "number"), [(11, 209), (77, 1909), (77, 25934)])
+def test_what_was_found_before(seed, number):
+    """A HEIC without pictures, a field whose name is no text, a picture that ends too early."""
+    assert fuzz.fuzz("photo", 1, seed=seed, first=number) == []
 
 
 def test_mutated_manifests():
