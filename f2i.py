@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.progress import Steps
-from benchmarks.tables import artifact_table, doctor_table, figure, inspect_json, parity_table
+from benchmarks.tables import artifact_table, doctor_table, figure, inspect_json, parity_table, quantization_lines
 from runtime_py.errors import F2IError, GateError, UsageError
 from runtime_py.files import make_folder, write_json
 
@@ -135,26 +135,42 @@ def distill(
 @app.command()
 def quantize(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or a model's name: nano, tiny, mobile, paper.", show_default=False)],
-    out_dir: Annotated[Path, typer.Option("--out", help="The quantized checkpoint to write.", show_default=False)],
+    out_dir: Annotated[Path | None, typer.Option("--out", help="The quantized checkpoint to write.")] = None,
     recipe: Annotated[str, typer.Option(help="w8a8, w8a8-mixed, w8, p8, p6, p4, or a TOML file.")] = "w8a8",
     calib: Annotated[Path | None, typer.Option(help="Photos to calibrate on; default: those scikit-image ships.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the calibration tiles; 0 takes the checkpoint's own.")] = 0,
     tiles: Annotated[int, typer.Option(min=0, help="Number of calibration tiles; 0 takes the recipe's.")] = 0,
+    sensitivity: Annotated[
+        Path | None, typer.Option(help="Only measure what each layer costs: a JSON file to write, and a picture (.svg) beside it.")
+    ] = None,
+    target_psnr: Annotated[
+        float | None, typer.Option(help="w8a8-mixed: wanted PSNR of a tile's output in dB; default: the recipe's.")
+    ] = None,
+    rounding: Annotated[str | None, typer.Option(help="Of weights: nearest or gptq; default: the recipe's.")] = None,
+    qat: Annotated[bool, typer.Option("--qat", help="Fine-tune the quantized layers against the float model. Ctrl-C saves.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="With --qat: optimizer steps.")] = None,
 ) -> None:
     """Calibrate a checkpoint to int8, once for every target. A killed run goes on after the last finished component.
 
     Example: `f2i quantize nano --recipe w8a8 --calib photos --out nano-int8`
     """
-    from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
-    from quantize.recipe import load_recipe
+    from benchmarks.sensitivity_charts import write_svg
+    from quantize.quantize_job import QuantizeOptions, measure_sensitivity, quantize_checkpoint
+    from quantize.recipe import load_recipe, with_options
 
-    chosen = load_recipe(recipe)
-    chosen = chosen.model_copy(update={"tiles": tiles}) if tiles else chosen
-    with Steps(err) as steps:
-        record = quantize_checkpoint(QuantizeOptions(checkpoint, chosen, out_dir, calib, tile), steps.count)
-    for component, sqnr in record["simulated_sqnr_db"].items():
-        out.print(f"{component}: {figure(sqnr, 1)} dB SQNR in simulation")
-    out.print(f"{out_dir}: calibrated on {record['tiles']} tiles of {len(record['images'])} photos", soft_wrap=True)
+    chosen = with_options(load_recipe(recipe), target_psnr=target_psnr, rounding=rounding, qat=qat, qat_steps=steps, tiles=tiles or None)
+    if (sensitivity is None) == (out_dir is None):
+        raise UsageError("give either --out FOLDER, to quantize, or --sensitivity FILE.json, to measure only")
+    with Steps(err) as progress:
+        if sensitivity:
+            record = measure_sensitivity(QuantizeOptions(checkpoint, chosen, sensitivity, calib, tile), progress.count)
+            write_json(sensitivity, record)
+            write_svg(sensitivity.with_suffix(".svg"), record)
+        elif out_dir:
+            record = quantize_checkpoint(QuantizeOptions(checkpoint, chosen, out_dir, calib, tile), progress.count)
+    for line in quantization_lines(record):
+        out.print(line, soft_wrap=True, markup=False, highlight=False)
+    out.print(f"{out_dir or sensitivity}", soft_wrap=True)
 
 
 @app.command()

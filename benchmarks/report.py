@@ -15,6 +15,7 @@ from markupsafe import Markup
 from benchmarks.doctor import examine
 from benchmarks.report_charts import Variant, scatter, shares
 from benchmarks.report_images import HEAT_DECADES, INFERNO, ReportImages
+from benchmarks.sensitivity_charts import trade_off, unit_rows
 from benchmarks.tables import figure, share
 from runtime_py import __version__
 from runtime_py.bundle import MANIFEST, Bundle
@@ -72,6 +73,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
         chart=scatter([v for v in variants if "evaluator" not in engines.get((v.target, v.precision), "")]),
         evaluated=[v.name for v in variants if "evaluator" in engines.get((v.target, v.precision), "")],
         where=_where(bundle, images, {v for v, engine in engines.items() if "evaluator" not in engine}),
+        mixed=_mixed(bundle),
         photos=images.photos,
         images=Markup(_script_json(images.photos)),
         inferno=INFERNO,
@@ -95,6 +97,16 @@ def _variants(bundle: Bundle, report: Report) -> list[Variant]:
         qualities = [p["psnr_db"] for p in photos if p["psnr_db"] is not None]
         result.append(Variant(target, precision, size / 1e6, min(latencies, default=None), min(qualities, default=None)))
     return result
+
+
+def _mixed(bundle: Bundle) -> list[dict[str, Any]]:
+    """Per precision whose layers were chosen by measuring: what was wanted and reached, and both pictures."""
+    found = []
+    for precision, record in (bundle.manifest.model.calibration or {}).items():
+        mixed = record.get("mixed")
+        if mixed:
+            found.append({"precision": precision, **mixed, "rows": unit_rows(mixed["sensitivity"]), "chart": trade_off(mixed)})
+    return found
 
 
 def _matrix(report: Report) -> dict[str, Any]:

@@ -48,9 +48,9 @@ def scatter(variants: list[Variant]) -> dict[str, Any] | None:
     if not shown:
         return None
     latencies = [math.log10(v.latency or 1.0) for v in shown]
-    x_low, x_high = _spread(min(latencies), max(latencies), 0.2)
+    x_low, x_high = spread(min(latencies), max(latencies), 0.2)
     qualities = [v.psnr_db or 0.0 for v in shown]
-    y_low, y_high = _spread(min(qualities), max(qualities), 10.0)
+    y_low, y_high = spread(min(qualities), max(qualities), 10.0)
     largest = max(v.megabytes for v in shown)
     front = pareto_front(shown)
 
@@ -79,7 +79,7 @@ def scatter(variants: list[Variant]) -> dict[str, Any] | None:
         "height": HEIGHT,
         "plot": {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
         "x_ticks": [{"at": place_x(math.log10(t)), "label": f"{t:g}×"} for t in _log_ticks(x_low, x_high)],
-        "y_ticks": [{"at": place_y(t), "label": f"{t:g}"} for t in _ticks(y_low, y_high)],
+        "y_ticks": [{"at": place_y(t), "label": f"{t:g}"} for t in axis_ticks(y_low, y_high)],
         "points": points,
     }
 
@@ -113,17 +113,19 @@ def _label(points: list[dict[str, Any]]) -> None:
         }
 
 
-def _spread(low: float, high: float, least: float) -> tuple[float, float]:
+def spread(low: float, high: float, least: float) -> tuple[float, float]:
     """The range widened by a tenth on each side, at least ``least`` wide."""
     middle, half = (low + high) / 2, max(high - low, least) * 0.6
     return middle - half, middle + half
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200) if (high - low) / s <= 7)
+def axis_ticks(low: float, high: float) -> list[float]:
+    """Round values inside the range, at most eight."""
+    step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if (high - low) / s <= 7)
     return [float(step * k) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
+    """Round values inside the range, at most eight."""
     steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 1.5, 2, 3, 5, 7)]
     return [s for s in steps if low <= math.log10(s) <= high]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -98,3 +99,26 @@ def share(value: float | None) -> str:
 def figure(value: float | None, digits: int) -> str:
     """A number with so many digits; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def quantization_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What ``f2i quantize`` says of its record: of a quantization, or of a measurement alone."""
+    if "units" in record:
+        worst = sorted(record["units"], key=lambda u: -u["mse"])[:5]
+        yield f"all layers in int8: {figure(record['quantized_psnr_db'], 1)} dB PSNR of a tile's output to the float model's"
+        for u in worst:
+            yield f"{u['name']}: {figure(u['psnr_db'], 1)} dB alone, {u['macs_share']:.1%} of the multiply-adds"
+        return
+    for component, sqnr in record["simulated_sqnr_db"].items():
+        yield f"{component}: {figure(sqnr, 1)} dB SQNR in simulation"
+    if (psnr := record["simulated_psnr_db"]) is not None:
+        yield f"{figure(psnr, 2)} dB PSNR of a tile's output to the float model's, in simulation"
+    if mixed := record.get("mixed"):
+        yield (
+            f"{len(mixed['layers'])} layers with {mixed['macs_share']:.1%} of the multiply-adds stay in float: "
+            f"{figure(mixed['psnr_db'], 1)} dB PSNR of a tile's output, wanted {mixed['target_psnr_db']:g}"
+        )
+    if qat := record.get("qat"):
+        what = "" if qat["kept"] else "; that is no better, so the calibrated weights were kept"
+        yield f"{qat['steps']} steps of training: {figure(qat['psnr_db_before'], 2)} → {figure(qat['psnr_db_after'], 2)} dB PSNR of a tile's output{what}"
+    yield f"calibrated on {record['tiles']} tiles of {len(record['images'])} photos"

@@ -20,6 +20,7 @@ SOURCES = (
     "quantize/capture.py",
     "quantize/rewrites.py",
     "quantize/phone_modules.py",
+    "quantize/split_skips.py",
     "quantize/observe.py",
     "quantize/qdq.py",
     "quantize/quantized.py",

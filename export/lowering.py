@@ -90,7 +90,7 @@ TARGETS: dict[str, Target] = {
         ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
         4.0,
     ),
-    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", (*FLOAT, "w8", *STATIC), {}, ("onnx", "onnxscript", "torch"), 4.0),
+    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", (*FLOAT, "w8", *STATIC, "w8a16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
 }
 
 

@@ -10,6 +10,8 @@ from quantize.capture import HalfInside, capture
 from runtime_py.manifest import Delegation
 
 OPSET = 20
+INT16_OPSET = 21
+"""The first in which QuantizeLinear makes int16."""
 
 
 def _drop_provenance(model: onnx.ModelProto) -> None:
@@ -31,7 +33,7 @@ def lower(request: LoweringRequest) -> Delegation:
         program,
         input_names=list(request.inputs),
         output_names=[request.output],
-        opset_version=OPSET,
+        opset_version=INT16_OPSET if request.precision == "w8a16" else OPSET,
         dynamo=True,
         optimize=True,
         verbose=False,

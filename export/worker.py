@@ -166,7 +166,8 @@ class Lowering:
             tensors = constants | {n: np.load(folder / f"{n}.npy") for n in case["tensors"]}
             self.cases.append(({i: tensors[call.arguments[i]] for i in self.component.inputs}, tensors[call.result]))
         self.tiles = [[torch.from_numpy(inputs[i]) for i in self.component.inputs] for inputs, _ in self.cases]
-        self.rewritten: Rewritten | None = None
+        self.rewritten: dict[bool, Rewritten] = {}
+        """By whether skip concatenations are split."""
         self.checkpoint = job.checkpoint
 
     def module(self, job: Job, rewritten: Rewritten) -> tuple[nn.Module, list[PaletteLayer]]:
@@ -187,15 +188,17 @@ class Lowering:
         import torch
 
         from quantize.capture import rewrite, rewrite_for_half
+        from quantize.quantized import read
 
         # One pass of a large decoder takes a minute; its artifact is compared on all tiles in any case.
         tiles = self.tiles[:1] if sum(p.numel() for p in self.component.module.parameters()) > LARGE else self.tiles
         known = [torch.from_numpy(expected) for _, expected in self.cases][: len(tiles)]
-        if self.rewritten is None:
-            self.rewritten = rewrite(self.component.module, job.target, job.component, tiles, known)
+        split = bool(job.quantization) and read(self.checkpoint, job.precision).recipe.split_skips
+        if split not in self.rewritten:
+            self.rewritten[split] = rewrite(self.component.module, job.target, job.component, tiles, known, split_skips=split)
         if job.precision == "fp16":
-            return rewrite_for_half(self.rewritten, self.component.module, job.target, job.component, tiles, known)
-        return self.rewritten
+            return rewrite_for_half(self.rewritten[split], self.component.module, job.target, job.component, tiles, known)
+        return self.rewritten[split]
 
 
 def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering: Lowering) -> dict[str, object]:

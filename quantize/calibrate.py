@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from quantize import qdq
+from quantize import gptq, qdq
 from quantize.calibration_tiles import CalibrationSet
 from quantize.models.model import ComponentGraph
 from quantize.observe import ActivationObserver, weight_integers, weight_scale
 from quantize.quantized import FLOAT, Quantized, apply_weights, layer_tensors, simulated
 from quantize.recipe import Layer, Recipe, Rule
-from quantize.rewrites import EVERYWHERE, apply
 from quantize.smooth import smooth
 from runtime_py.metrics import ErrorSums
 
@@ -35,20 +33,19 @@ class ComponentInputs:
     inputs: tuple[tuple[Tensor, ...], ...]
 
 
-def rewritten(module: nn.Module) -> nn.Module:
-    """The module with the rewrites that every target shares: what scales are found on."""
-    return functools.reduce(lambda _, step: step[2], apply(module, EVERYWHERE), module)
+def drawn_noise(graph: ComponentGraph, seed: int) -> dict[str, Tensor]:
+    """The tensor ``noise`` of models that start from it; nothing for the others."""
+    if not any(tensor == "noise" for call in graph.calls for tensor in call.arguments.values()):
+        return {}
+    shape = graph.components["unet"].inputs["latent"]
+    return {"noise": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
 
 
 def component_inputs(
-    graph: ComponentGraph, modules: dict[str, nn.Module], shots: CalibrationSet, seed: int, progress: Progress
+    graph: ComponentGraph, modules: dict[str, nn.Module], shots: CalibrationSet, extra: dict[str, Tensor], progress: Progress
 ) -> list[ComponentInputs]:
     """What every call of every component is given on the calibration tiles, in float."""
     collected: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in modules}
-    extra: dict[str, Tensor] = {}
-    if any(tensor == "noise" for call in graph.calls for tensor in call.arguments.values()):
-        shape = graph.components["unet"].inputs["latent"]
-        extra["noise"] = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     for k, shot in enumerate(shots.tiles):
         tensors = graph.run(torch.from_numpy(shot), extra)
         for call in graph.calls:
@@ -83,12 +80,12 @@ def calibrate_component(part: ComponentInputs, rules: dict[str, Rule], recipe: R
     prepared = qdq.prepare(module, part.inputs[0], part.name, mine)
     observe(prepared, part.inputs, recipe, lambda k, n: progress(f"{part.name}: calibration", k, n))
     parameters = dict(module.named_parameters())
-    integers: dict[str, Tensor] = {}
+    for layer in prepared.layers.values():
+        layer.weight.scale = weight_scale(parameters[f"{layer.layer.path}.weight"], recipe.weight_observer)
+    integers = _rounded(part, module, prepared, recipe, progress)
     biases: dict[str, Tensor] = {}
     for name, layer in prepared.layers.items():
         weight = parameters[f"{layer.layer.path}.weight"]
-        layer.weight.scale = weight_scale(weight, recipe.weight_observer)
-        integers[name] = weight_integers(weight, layer.weight.scale)
         bias = parameters.get(f"{layer.layer.path}.bias")
         if recipe.bias_correction and bias is not None and layer.input is not None:
             biases[name] = corrected_bias(weight, integers[name], layer.weight.scale, bias, layer.input)
@@ -96,6 +93,17 @@ def calibrate_component(part: ComponentInputs, rules: dict[str, Rule], recipe: R
     quantized_weights = {f"{layer.layer.path}.weight" for layer in prepared.layers.values()}
     kept = {path: value for path, value in changed.items() if path not in quantized_weights}
     return tensors | {f"{FLOAT}{part.name}/{path}": value for path, value in kept.items()}
+
+
+def _rounded(part: ComponentInputs, module: nn.Module, prepared: qdq.Prepared, recipe: Recipe, progress: Progress) -> dict[str, Tensor]:
+    """int8 weights by layer name, at the scales of ``prepared``, rounded as the recipe says."""
+    names = {layer.layer.path: name for name, layer in prepared.layers.items()}
+    if recipe.rounding == "gptq":
+        scales = {path: prepared.layers[name].weight.scale for path, name in names.items()}
+        found = gptq.round_layers(module, part.inputs, scales, recipe.seed, lambda k, n: progress(f"{part.name}: second moments", k, n))
+        return {names[path]: integers for path, integers in found.items()}
+    parameters = dict(module.named_parameters())
+    return {name: weight_integers(parameters[f"{path}.weight"], prepared.layers[name].weight.scale) for path, name in names.items()}
 
 
 def observe(prepared: qdq.Prepared, inputs: Sequence[Sequence[Tensor]], recipe: Recipe, progress: Callable[[int, int], None]) -> None:

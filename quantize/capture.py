@@ -60,14 +60,16 @@ Tiles = Sequence[Sequence[Tensor]]
 
 
 @torch.no_grad()
-def rewrite(module: nn.Module, target: str, component: str, tiles: Tiles, references: Sequence[Tensor] = ()) -> Rewritten:
+def rewrite(
+    module: nn.Module, target: str, component: str, tiles: Tiles, references: Sequence[Tensor] = (), *, split_skips: bool = False
+) -> Rewritten:
     """Apply the target's rewrites and check the result on real ``tiles`` against the module as it was given.
 
-    ``tiles``: one list of input tensors per tile; ``references``: the module's outputs on them, where they are known already. Raises ToolchainError
-    naming the first rewrite that changed the numbers by more than :data:`REWRITE_LIMIT`.
+    ``tiles``: one list of input tensors per tile; ``references``: the module's outputs on them, where they are known already; ``split_skips`` as in a recipe.
+    Raises ToolchainError naming the first rewrite that changed the numbers by more than :data:`REWRITE_LIMIT`.
     """
     proof = _Proof(f"{component}/{target}", module, tiles, references, REWRITE_LIMIT)
-    return proof.apply(Rewritten(module, ()), rewrites.REWRITES[target])
+    return proof.apply(Rewritten(module, ()), rewrites.target_rewrites(target, split_skips=split_skips))
 
 
 @torch.no_grad()

@@ -38,10 +38,10 @@ from quantize.evaluate import score_photos
 from quantize.losses import BlockOutputs, TokenDistance, feature_l1, fft_l1
 from quantize.models.model import F2IModel
 from quantize.models.parts import PixelCodec
-from quantize.pipeline import Pipeline
+from quantize.pipeline import Pipeline, step_noise
 from quantize.prune import initialise_from
 from quantize.run_log import RunLog
-from quantize.training_state import MovingAverage, Progress, load_state, named_weights, save_state
+from quantize.training_state import MovingAverage, Progress, cosine_rate, load_state, named_weights, save_state
 from runtime_py.errors import UsageError
 
 if TYPE_CHECKING:
@@ -113,10 +113,7 @@ class Trainee(nn.Module):
 
 def learning_rate(options: DistillOptions, step: int) -> float:
     """Of optimizer step ``step`` (from 0): linear warm-up, then a cosine to ``final_lr``."""
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    done = (step - options.warmup) / max(1, options.steps - options.warmup)
-    return options.final_lr + (options.lr - options.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return cosine_rate(step, options.steps, warmup=options.warmup, highest=options.lr, lowest=options.final_lr)
 
 
 def load_models(options: DistillOptions) -> tuple[F2IModel, F2IModel | None]:
@@ -239,12 +236,9 @@ class _Run:
         return {name: float(loss.detach()) for name, loss in losses.items()} | {"gradient_norm": float(norm)}
 
     def _noise(self, count: int) -> Tensor | None:
-        if not self.student.config.noise:
-            return None
         position = self.state.step * self.accelerator.num_processes + self.accelerator.process_index
-        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + position)
-        side = self.options.crop // self.student.latent_factor()
-        return torch.randn(count, self.student.latent_channels(), side, side, generator=generator).to(self.accelerator.device)
+        noise = step_noise(self.student, self.options.crop, count, self.options.seed, position)
+        return None if noise is None else noise.to(self.accelerator.device)
 
     def _report(self, log: RunLog | None, losses: list[dict[str, float]], score: float | None) -> None:
         means = {name: sum(entry[name] for entry in losses) / len(losses) for name in losses[0]} if losses else {}

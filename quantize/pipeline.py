@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
 from quantize.models.model import F2IModel, build_components
@@ -10,13 +13,16 @@ from quantize.models.model import F2IModel, build_components
 class Pipeline(nn.Module):
     """RGB tiles (n, 3, t, t) in [0, 1] → RGB tiles (n, 3, 2t, 2t), not clipped, with gradients: the calls of ``build_components`` in order.
 
-    The modules share the model's weights. ``noise``, for models that start from it, is the first latent (n, c, t/f, t/f).
+    The modules share the model's weights; ``modules``, by component, stand for them where given. ``noise``, for models that start from it, is the first
+    latent (n, c, t/f, t/f).
     """
 
-    def __init__(self, model: F2IModel, tile: int) -> None:
+    def __init__(self, model: F2IModel, tile: int, modules: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         graph = build_components(model, tile)
-        self.modules_by_name = nn.ModuleDict({name: component.module for name, component in graph.components.items()})
+        self.modules_by_name = nn.ModuleDict(
+            {name: (modules or {}).get(name, component.module) for name, component in graph.components.items()}
+        )
         self.inputs = {name: tuple(component.inputs) for name, component in graph.components.items()}
         self.calls = graph.calls
         self.constant_names = tuple(graph.constants)
@@ -31,3 +37,12 @@ class Pipeline(nn.Module):
             arguments = [tensors[call.arguments[name]] for name in self.inputs[call.component]]
             tensors[call.result] = self.modules_by_name[call.component](*arguments)
         return tensors[self.calls[-1].result]
+
+
+def step_noise(model: F2IModel, crop: int, count: int, seed: int, position: int) -> Tensor | None:
+    """``count`` first latents for training step ``position``, for models that start from noise; None for the others."""
+    if not model.config.noise:
+        return None
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
+    side = crop // model.latent_factor()
+    return torch.randn(count, model.latent_channels(), side, side, generator=generator)

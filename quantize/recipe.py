@@ -77,6 +77,22 @@ class Smoothing(_Strict):
     alpha: float = Field(default=0.5, ge=0, le=1)
 
 
+class Qat(_Strict):
+    """Quantization-aware training: a short fine-tune of the quantized layers against the float model's output, gradients straight through the rounding."""
+
+    steps: int = Field(default=200, ge=1)
+    batch: int = Field(default=4, ge=1)
+    """Crops per step and process."""
+    crop: int = Field(default=64, ge=16)
+    """Side of a low-resolution crop, pixels."""
+    lr: float = Field(default=1e-5, gt=0)
+    """Highest learning rate of weights and biases; a cosine takes it to a hundredth."""
+    scale_lr: float = Field(default=1e-4, ge=0)
+    """The same for scales of weights and activations, as factors of what calibration found (LSQ, Esser et al., arXiv 1902.08153); 0 keeps them."""
+    components: tuple[str, ...] = ()
+    """Which components are trained; none: all that have quantized layers."""
+
+
 class Recipe(_Strict):
     """A whole recipe. Everything that shapes the numbers is here, so that its hash names them."""
 
@@ -88,12 +104,18 @@ class Recipe(_Strict):
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Share of values, in percent, that the percentile observer keeps inside the range."""
     weight_observer: Literal["minmax", "mse"] = "mse"
-    rounding: Literal["nearest"] = "nearest"
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    """Of weights: each to its nearest, or one column after another, each making up for the error of those before (:mod:`quantize.gptq`)."""
     bias_correction: bool = True
     smoothing: tuple[Smoothing, ...] = ()
+    split_skips: bool = False
+    """Whether convolutions of a skip concatenation are cut in two, each half with a scale of its own (:mod:`quantize.split_skips`)."""
     tiles: int = Field(default=32, ge=1, le=4096)
     """Calibration tiles."""
     seed: int = Field(default=0, ge=0)
+    target_psnr: float | None = Field(default=None, gt=0, le=200)
+    """Layers are left float until the tile's output has this PSNR in dB to the float model's; those chosen become rules (:mod:`quantize.mixed`)."""
+    qat: Qat | None = None
 
     def sha256(self) -> str:
         """Hash of everything but the description."""
@@ -150,3 +172,29 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
             else f"; known keys: {', '.join(Rule.model_fields if 'rules' in where else Recipe.model_fields)}"
         )
         raise UsageError(f"{source}: {where}: {first['msg']}{known}") from e
+
+
+def with_options(
+    recipe: Recipe,
+    *,
+    target_psnr: float | None = None,
+    rounding: str | None = None,
+    qat: bool = False,
+    qat_steps: int | None = None,
+    tiles: int | None = None,
+) -> Recipe:
+    """The recipe with what the command line says instead. Raises UsageError for an option that the recipe has no use for."""
+    if target_psnr is not None and recipe.precision != "w8a8-mixed":
+        raise UsageError(f"--target-psnr is for recipes of precision w8a8-mixed, got {recipe.name} of precision {recipe.precision}")
+    if qat_steps is not None and not (qat or recipe.qat):
+        raise UsageError("--steps is for --qat; give both, or neither")
+    changed: dict[str, Any] = {}
+    if target_psnr is not None:
+        changed["target_psnr"] = target_psnr
+    if rounding is not None:
+        changed["rounding"] = rounding
+    if tiles is not None:
+        changed["tiles"] = tiles
+    if qat or recipe.qat:
+        changed["qat"] = (recipe.qat or Qat()).model_dump() | ({} if qat_steps is None else {"steps": qat_steps})
+    return parse_recipe(recipe.model_dump(mode="json") | changed, f"recipe {recipe.name}") if changed else recipe

@@ -7,6 +7,7 @@ with the original (:func:`rewrite`), never on the original. What each one is for
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +36,7 @@ from quantize.phone_modules import (
     UnscaledResnet,
     frozen,
 )
+from quantize.split_skips import split_skip_concatenation
 
 
 def fold_timestep(module: nn.Module) -> int:
@@ -229,6 +231,19 @@ def apply(module: nn.Module, rewrites: tuple[Rewrite, ...]) -> Iterator[tuple[st
             count = rewrite(current)
         if count:
             yield rewrite.__name__, count, current
+
+
+def target_rewrites(target: str, *, split_skips: bool = False) -> tuple[Rewrite, ...]:
+    """A target's rewrites in order; ``split_skips``: as recipes ask for it, after those that every target shares."""
+    if not split_skips:
+        return REWRITES[target]
+    return (*EVERYWHERE, split_skip_concatenation, *REWRITES[target][len(EVERYWHERE) :])
+
+
+def rewritten(module: nn.Module, *, split_skips: bool = False) -> nn.Module:
+    """The module with the rewrites that every target shares: what scales are found on, and what the QDQ program is made of."""
+    steps = (*EVERYWHERE, split_skip_concatenation) if split_skips else EVERYWHERE
+    return functools.reduce(lambda _, step: step[2], apply(module, steps), module)
 
 
 def _replace(module: nn.Module, fits: Callable[[nn.Module], bool], make: Callable[[Any], nn.Module]) -> int:

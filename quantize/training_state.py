@@ -7,6 +7,7 @@ of a run is drawn from its seed and the step.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +41,14 @@ class Progress:
 def named_weights(model: F2IModel) -> dict[str, nn.Parameter]:
     """All parameters by ``part/name``."""
     return {f"{part}/{name}": p for part, module in model.parts().items() for name, p in module.named_parameters()}
+
+
+def cosine_rate(step: int, steps: int, *, warmup: int, highest: float, lowest: float) -> float:
+    """Learning rate of optimizer step ``step`` (from 0) of ``steps``: linear warm-up, then a cosine to ``lowest``."""
+    if step < warmup:
+        return highest * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class MovingAverage:

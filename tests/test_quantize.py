@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from quantize import checkpoint, quantized
-from quantize.calibrate import rewritten
 from quantize.calibration_tiles import calibration_set
 from quantize.models.model import build_components
 from quantize.observe import ActivationObserver, fake_quantize_weight, weight_integers, weight_scale
 from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
 from quantize.recipe import load_recipe
+from quantize.rewrites import rewritten
 from runtime_py.errors import CheckpointError, UsageError
 from runtime_py.samples import sample_tiles
 

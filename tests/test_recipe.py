@@ -16,7 +16,7 @@ RULE = {"weights": "int8", "activations": "int8"}
 
 def test_every_preset_loads_and_has_its_own_hash():
     recipes = [load_recipe(name) for name in preset_names()]
-    assert {r.precision for r in recipes} == {"w8", "w8a8", "w8a8-mixed", "p8", "p6", "p4"}
+    assert {r.precision for r in recipes} == {"w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4"}
     assert len({r.sha256() for r in recipes}) == len(recipes)
 
 
