@@ -136,7 +136,7 @@ def distill(
 def quantize(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, or a model's name: nano, tiny, mobile, paper.", show_default=False)],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The quantized checkpoint to write.")] = None,
-    recipe: Annotated[str, typer.Option(help="w8a8, w8a8-mixed, w8, p8, p6, p4, or a TOML file.")] = "w8a8",
+    recipe: Annotated[str, typer.Option(help="w8a8, w8a8-mixed, w8a16, w8, p8, p6, p4, or a TOML file.")] = "w8a8",
     calib: Annotated[Path | None, typer.Option(help="Photos to calibrate on; default: those scikit-image ships.")] = None,
     tile: Annotated[int, typer.Option(help="Side of the calibration tiles; 0 takes the checkpoint's own.")] = 0,
     tiles: Annotated[int, typer.Option(min=0, help="Number of calibration tiles; 0 takes the recipe's.")] = 0,

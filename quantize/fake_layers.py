@@ -44,15 +44,19 @@ class ActivationRounding(nn.Module):
 
 
 class FakeQuantLayer(nn.Module):
-    """A convolution or linear that rounds its input, weight and output while ``on``, and is the float layer while it is not."""
+    """A convolution or linear that rounds its input, weight and output while ``on``, and is the float layer while it is not.
 
+    Its weight is kept as integers until :meth:`start_training` makes a parameter of it.
+    """
+
+    integers: Tensor
     base: Tensor
     zero: Tensor
 
     def __init__(
         self,
         layer: nn.Module,
-        weight: Tensor,
+        integers: Tensor,
         scale: Tensor,
         bias: Tensor | None,
         before: ActivationRounding | None,
@@ -60,10 +64,11 @@ class FakeQuantLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.float_layer = layer
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_buffer("integers", integers, persistent=False)
         self.register_buffer("base", scale, persistent=False)
         self.register_buffer("zero", torch.zeros_like(scale), persistent=False)
+        self.weight: nn.Parameter | None = None
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.factor = nn.Parameter(torch.ones_like(scale), requires_grad=False)
         self.before, self.after = before, after
         self.on = False
@@ -85,13 +90,25 @@ class FakeQuantLayer(nn.Module):
         return self.base * self.factor
 
     def rounded_weight(self) -> Tensor:
-        """The weight on its grid, with gradients straight through."""
+        """The weight on its grid, with gradients straight through once it is a parameter."""
+        if self.weight is None:
+            return self.integers * self._column()
         if not self.factor.requires_grad:
             return fake_quantize_weight(self.weight, self.scale())
         result: Tensor = torch._fake_quantize_learnable_per_channel_affine(
             self.weight, self.scale(), self.zero, 0, -WEIGHT_MAX, WEIGHT_MAX, 1.0
         )
         return result
+
+    def start_training(self, room: float) -> nn.Parameter:
+        """Make the weight a parameter: the float one it came from, kept within ``room`` steps of its integers, so that rounding gives those."""
+        exact, column = self.integers * self._column(), self._column()
+        source: Tensor = self.float_layer.weight.detach()  # type: ignore[assignment, operator]
+        self.weight = nn.Parameter(source.clamp(exact - room * column, exact + room * column))
+        return self.weight
+
+    def _column(self) -> Tensor:
+        return self.scale().reshape(-1, *(1,) * (self.integers.dim() - 1)).detach()
 
 
 @dataclass(frozen=True)
@@ -126,10 +143,8 @@ def fake_component(module: nn.Module, component: str, rules: Mapping[str, Rule],
             for k, side in enumerate(("input", "output")):
                 key = (float(tensors[f"{name}.{side}_scale"]), int(tensors[f"{name}.{side}_zero_point"]), rule.activations)
                 around[k] = roundings.setdefault(key, ActivationRounding(*key))
-        scale = tensors[f"{name}.weight_scale"]
-        weight = tensors[f"{name}.weight"].float() * scale.reshape(-1, *(1,) * (tensors[f"{name}.weight"].dim() - 1))
-        bias = tensors.get(f"{name}.bias", owner.bias)
-        layers[name] = FakeQuantLayer(owner, weight, scale.clone(), None if bias is None else bias.detach().clone(), *around)
+        scale, bias = tensors[f"{name}.weight_scale"], tensors.get(f"{name}.bias", owner.bias)
+        layers[name] = FakeQuantLayer(owner, tensors[f"{name}.weight"], scale, bias, *around)
         parent, _, attribute = path.rpartition(".")
         setattr(copy.get_submodule(parent), attribute, layers[name])
     return FakeComponent(copy, layers)

@@ -79,7 +79,7 @@ def read_photos(folder: Path | None, crop: int) -> PhotoSet:
 
 
 def fake_components(start: Start, qat: Qat) -> dict[str, FakeComponent]:
-    """The calibrated components at the crop's size, all layers on; weights of the layers to be trained moved off the grid's points to where they came from."""
+    """The calibrated components at the crop's size, all layers on."""
     start.model.check_tile(qat.crop)
     graph = build_components(start.model, qat.crop)
     if unknown := sorted(set(qat.components) - set(graph.components)):
@@ -90,10 +90,6 @@ def fake_components(start: Start, qat: Qat) -> dict[str, FakeComponent]:
         module = apply_weights(rewritten(component.module, split_skips=start.recipe.split_skips), name, changed)
         fake = fakes[name] = fake_component(module, name, start.rules, start.tensors)
         fake.switch(fake.layers)
-        for layer in fake.layers.values():
-            room = ROOM * layer.scale().reshape(-1, *(1,) * (layer.weight.dim() - 1))
-            source: Tensor = layer.float_layer.weight.detach()  # type: ignore[assignment, operator]
-            layer.weight.data = source.clamp(layer.weight.data - room, layer.weight.data + room)
     return fakes
 
 
@@ -104,7 +100,7 @@ def trained_weights(fakes: Mapping[str, FakeComponent], qat: Qat) -> dict[str, n
         if qat.components and component not in qat.components:
             continue
         for name, layer in fake.layers.items():
-            found[f"{name}.weight"] = layer.weight
+            found[f"{name}.weight"] = layer.start_training(ROOM)
             if layer.bias is not None:
                 found[f"{name}.bias"] = layer.bias
             if qat.scale_lr:
@@ -123,7 +119,8 @@ def stored_tensors(fakes: Mapping[str, FakeComponent], tensors: Mapping[str, Ten
     for fake in fakes.values():
         for name, layer in fake.layers.items():
             scale = layer.scale().detach().clone()
-            result[f"{name}.weight"], result[f"{name}.weight_scale"] = weight_integers(layer.weight, scale), scale
+            result[f"{name}.weight"] = layer.integers if layer.weight is None else weight_integers(layer.weight, scale)
+            result[f"{name}.weight_scale"] = scale
             if layer.bias is not None:
                 result[f"{name}.bias"] = layer.bias.detach().clone()
             for side, rounding in (("input", layer.before), ("output", layer.after)):

@@ -66,6 +66,10 @@ class Subject:
     sqnr: dict[str, float | None]
     """Of each component in simulation, dB."""
 
+    def integers(self) -> list[str]:
+        """Names of the int8 layers."""
+        return [name for name, rule in self.rules.items() if rule.weights == "int8"]
+
     def total_macs(self) -> int:
         """Multiply-adds per output tile of all convolutions and linears."""
         every = {layer.name: Rule(weights="int8") for part in self.parts for layer in component_layers(part)}
@@ -129,7 +133,7 @@ def quantize_checkpoint(options: QuantizeOptions, progress: Progress = lambda *_
         "observer": options.recipe.activation_observer,
         "checkpoint_sha256": checkpoint.checkpoint_sha256(options.checkpoint),
         "simulated_sqnr_db": subject.sqnr,
-        "simulated_psnr_db": output_error(subject, progress).psnr_db(),
+        "simulated_psnr_db": output_error(subject, progress).psnr_db() if subject.integers() else None,
         **more,
     }
     _save(options, subject.model, Quantized(subject.recipe, subject.rules, record, subject.tensors))
@@ -199,12 +203,12 @@ def measure(subject: Subject, progress: Progress, target_psnr: float | None) -> 
 
 def output_error(subject: Subject, progress: Progress) -> sensitivity.OutputError:
     """Of the tile's output with all of the recipe's layers quantized, on tiles that calibration did not see."""
-    layers = [name for name, rule in subject.rules.items() if rule.weights == "int8"]
-    return workbench(subject, _test_tiles(subject), progress).error(layers)
+    return workbench(subject, _test_tiles(subject), progress).error(subject.integers())
 
 
 def _test_tiles(subject: Subject) -> list[Tensor]:
-    return [torch.from_numpy(t) for t in calibration_set(subject.options.photos, subject.tile, TEST_TILES, subject.recipe.seed + 1).tiles]
+    count = min(TEST_TILES, subject.recipe.tiles)
+    return [torch.from_numpy(t) for t in calibration_set(subject.options.photos, subject.tile, count, subject.recipe.seed + 1).tiles]
 
 
 def workbench(subject: Subject, tiles: list[Tensor], progress: Progress) -> sensitivity.Workbench:

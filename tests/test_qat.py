@@ -30,7 +30,14 @@ def photos():
 
 
 def test_training_starts_at_the_calibrated_integers(start):
-    stored = qat.stored_tensors(qat.fake_components(start, OPTIONS), start.tensors)
+    fakes = qat.fake_components(start, OPTIONS)
+    weights = qat.trained_weights(fakes, OPTIONS)
+    assert not all(
+        torch.equal(p, fakes["unet"].layers[n.removesuffix(".weight")].rounded_weight())
+        for n, p in weights.items()
+        if n.startswith("unet") and n.endswith(".weight")
+    )
+    stored = qat.stored_tensors(fakes, start.tensors)
     assert stored.keys() == start.tensors.keys()
     for name, tensor in start.tensors.items():
         torch.testing.assert_close(stored[name], tensor, rtol=1e-6, atol=0, msg=name)
