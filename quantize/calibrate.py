@@ -79,7 +79,7 @@ def calibrate_component(part: ComponentInputs, rules: dict[str, Rule], recipe: R
     module, changed = smoothed(part, mine, recipe, progress)
     prepared = qdq.prepare(module, part.inputs[0], part.name, mine)
     observe(prepared, part.inputs, recipe, lambda k, n: progress(f"{part.name}: calibration", k, n))
-    parameters = dict(module.named_parameters())
+    parameters = dict(module.named_parameters(remove_duplicate=False))  # an upsampling's four phases share one bias
     for layer in prepared.layers.values():
         layer.weight.scale = weight_scale(parameters[f"{layer.layer.path}.weight"], recipe.weight_observer)
     integers = _rounded(part, module, prepared, recipe, progress)

@@ -114,17 +114,18 @@ def trained_weights(fakes: Mapping[str, FakeComponent], qat: Qat) -> dict[str, n
 
 
 def stored_tensors(fakes: Mapping[str, FakeComponent], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` with the integers, scales and biases that the layers now have."""
+    """``tensors`` with the integers, scales and biases that the trained layers now have."""
     result = dict(tensors)
     for fake in fakes.values():
         for name, layer in fake.layers.items():
+            if layer.weight is None:
+                continue
             scale = layer.scale().detach().clone()
-            result[f"{name}.weight"] = layer.integers if layer.weight is None else weight_integers(layer.weight, scale)
-            result[f"{name}.weight_scale"] = scale
+            result[f"{name}.weight"], result[f"{name}.weight_scale"] = weight_integers(layer.weight, scale), scale
             if layer.bias is not None:
                 result[f"{name}.bias"] = layer.bias.detach().clone()
             for side, rounding in (("input", layer.before), ("output", layer.after)):
-                if rounding is not None:
+                if rounding is not None and rounding.factor.requires_grad:
                     result[f"{name}.{side}_scale"] = rounding.scale().detach().double().reshape(())
     return result
 
