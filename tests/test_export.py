@@ -126,11 +126,11 @@ def test_killed_export_leaves_no_bundle_and_goes_on_where_it_stopped(tmp_path):
     ]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list((tmp_path / "cache" / "jobs").glob("*/result.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+    while len(list((tmp_path / "cache" / "jobs").glob("[!.]*/result.json"))) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = {p.parent.name for p in (tmp_path / "cache" / "jobs").glob("*/result.json")}
+    finished = {p.parent.name for p in (tmp_path / "cache" / "jobs").glob("[!.]*/result.json")}
     assert len(finished) == 2, "the reference and the first component should be done, the second not"
     assert not out.exists()
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
