@@ -16,21 +16,23 @@ ROW = 18
 HEAD = 44
 NAMES, BARS = 430, 190
 """Width of the names and of each of the two columns of bars."""
+DECIBELS = 80.0
+"""What the length of the longest bar of an error stands for: errors so much smaller have no length."""
 FULL_WIDTH = NAMES + 2 * BARS + 100
 
 
 def unit_rows(record: Mapping[str, Any]) -> dict[str, Any]:
-    """One row per unit in the order of the graph: its share of all units' error power, and of all layers' multiply-adds."""
+    """One row per unit in the order of the graph: the output's error with it alone quantized (a bar in dB), and its share of the multiply-adds."""
     units = record["units"]
     power = sum(u["mse"] for u in units) or 1.0
-    most_power = max((u["mse"] for u in units), default=0.0) or 1.0
+    worst = min((u["psnr_db"] for u in units if u["psnr_db"] is not None), default=0.0)
     most_macs = max((u["macs_share"] for u in units), default=0.0) or 1.0
     rows = [
         {
             "y": HEAD + k * ROW,
             "name": _shortened(u["name"]),
             "title": f"{u['name']}: {_db(u['psnr_db'])} PSNR alone, {u['mse'] / power:.1%} of the error, {u['macs_share']:.1%} of the multiply-adds",
-            "error": round(BARS * u["mse"] / most_power, 1),
+            "error": 0.0 if u["psnr_db"] is None else round(BARS * max(0.0, 1 - (u["psnr_db"] - worst) / DECIBELS), 1),
             "macs": round(BARS * u["macs_share"] / most_macs, 1),
             "value": _db(u["psnr_db"]),
         }

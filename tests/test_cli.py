@@ -115,6 +115,7 @@ def test_bad_bundles(bundle_copy, tmp_path):
 def test_bad_usage(tiny_bundle, tmp_path):
     fails(f2i("export", "tiny", "--out", tmp_path / "b", "--target", "tensorrt"), 2, "tensorrt", "choose from")
     fails(f2i("export", "tiny", "--out", tmp_path / "b", "--precision", "w8a8"), 2, "not quantized to w8a8", "f2i quantize tiny")
+    fails(f2i("quantize", "tiny"), 2, "give either --out FOLDER", "--sensitivity FILE.json")
     fails(f2i("export", "tiny"), 2, "--out")
     fails(f2i("run", tiny_bundle, tmp_path / "none.jpg", "--out", tmp_path / "o.jpg", "--precision", "w8a8"), 2, "w8a8", "it holds")
     fails(f2i("run", tiny_bundle, "p.jpg", "--out", tmp_path / "o", "--overlap", "wide"), 2, "--overlap 'wide'", "or auto")
