@@ -15,6 +15,7 @@ from export.lowering import LoweringRequest
 from quantize.capture import capture
 from runtime_py.errors import ToolchainError, UsageError
 from runtime_py.manifest import CHUNKS, Delegation, Fallback, Gates
+from runtime_py.mil.compare import base_name
 
 MINIMUM_DEPLOYMENT_TARGET = "iOS18"
 KEEP_MARGIN_DB = 1.0
@@ -90,18 +91,21 @@ def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> t
         skip_model_load=True,
     )
     if request.palettes:
-        model = _with_palettes(model, request.palettes)
+        model = _with_palettes(model, request.palettes, program)
     model.short_description = f"F2I {request.component}, {request.precision}"
     return model, seen
 
 
-def _with_palettes(model: Any, bits: dict[str, int]) -> Any:
+def _with_palettes(model: Any, bits: dict[str, int], program: Any) -> Any:
     """Each named layer's weight as indices into a table of 2^bits values, found by k-means over the whole tensor."""
-    held = cto.get_weights_metadata(model, weight_threshold=1)
-    configurations = {f"{path.replace('.', '_')}_weight": cto.OpPalettizerConfig(nbits=b, mode="kmeans") for path, b in bits.items()}
-    absent = sorted(set(configurations) - set(held))
+    parameters = {item.target: item.arg.name for item in program.graph_signature.input_specs}
+    operations = model._mil_program.functions["main"].operations
+    held = {base_name(operation.name): operation.name for operation in operations if operation.op_type == "const"}
+    names = {path: held.get(parameters.get(f"{path}.weight", "")) for path in bits}
+    absent = sorted(path for path, name in names.items() if name is None)
     if absent:
-        raise RuntimeError(f"{len(absent)} of {len(configurations)} weights to palettize are not in the package, such as {absent[0]}")
+        raise RuntimeError(f"{len(absent)} of {len(bits)} weights to palettize are not in the package, such as {absent[0]}.weight")
+    configurations = {names[path]: cto.OpPalettizerConfig(nbits=b, mode="kmeans", weight_threshold=0) for path, b in bits.items()}
     return cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=configurations))
 
 

@@ -196,7 +196,8 @@ class Lowering:
         split = bool(job.quantization) and read(self.checkpoint, job.precision).recipe.split_skips
         if split not in self.rewritten:
             self.rewritten[split] = rewrite(self.component.module, job.target, job.component, tiles, known, split_skips=split)
-        if job.precision == "fp16":
+        # Core ML's int8 programs compute the rest in half precision.
+        if job.precision == "fp16" or (job.target == "coreml" and job.precision != "fp32"):
             return rewrite_for_half(self.rewritten[split], self.component.module, job.target, job.component, tiles, known)
         return self.rewritten[split]
 
