@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -234,6 +235,35 @@ def absurd_shape(path):
     edit(path, change)
 
 
+def many_names_for_one_weight(path):
+    """Half a megabyte that 4000 constants claim, each read by an operation of its own."""
+    with open(path / WEIGHTS, "ab") as file:
+        file.write(b"\0" * (-file.tell() % 64))
+        place, size = file.tell(), 1 << 19
+        file.write(struct.pack("<IIQQQ32x", 0xDEADBEEF, 2, size, place + 64, 0) + b"\0" * size)
+
+    def change(operations, _):
+        stored = next(item for item in operations if item.attributes["val"].HasField("blobFileValue"))
+        relu = next(item for item in operations if item.type == "gelu")
+        for number in range(4000):
+            constant, reader = operations.add(), operations.add()
+            constant.CopyFrom(stored)
+            constant.attributes["val"].blobFileValue.offset = place
+            for kind in (constant.attributes["val"].type, constant.outputs[0].type):
+                del kind.tensorType.dimensions[1:]
+                kind.tensorType.rank, kind.tensorType.dimensions[0].constant.size = 1, size // 4
+            constant.outputs[0].name = f"again_{number}"
+            reader.CopyFrom(relu)
+            reader.type = "relu"
+            for key in [key for key in reader.inputs if key != "x"]:
+                del reader.inputs[key]
+            reader.inputs["x"].arguments[0].name = f"again_{number}"
+            reader.outputs[0].name = f"read_{number}"
+            reader.outputs[0].type.CopyFrom(constant.outputs[0].type)
+
+    edit(path, change)
+
+
 def cycle(path):
     def change(operations, _):
         gelu = next(item for item in operations if item.type == "gelu")
@@ -302,6 +332,7 @@ def no_manifest(path):
 FAULTS = {
     truncate: "truncated|outside", no_weights: "cannot be read", wrong_magic: "corrupted", wrong_version: "version",
     offset_past_the_end: "outside", weights_elsewhere: "inside the package", absurd_shape: "elements|needs", cycle: "gelu",
+    many_names_for_one_weight: "64 times",
     missing_input: "nowhere", lacking_parameter: "weight", unknown_operation: "frobnicate.*iOS 18", unknown_attribute: "novelty",
     unknown_opset: "CoreML99", no_protobuf: "not a Core ML model", zip_slip: "inside the package", link_outside: "outside the package",
     no_manifest: "root model",

@@ -14,6 +14,11 @@ from runtime_py.mil.optable import check_parameters, implementation
 from runtime_py.mil.package import Package
 from runtime_py.mil.program import Constant, Function, Operation
 
+MAX_EXPANSION = 64
+"""Bytes of constants that a byte of the package may become: one bit of a palette or a mask is one float32, twice that for slack."""
+ALLOWANCE = 1 << 26
+"""Bytes that any package may have besides."""
+
 
 def to_tensor(value: Any, dtype: DType) -> Any:
     """A numpy array as the tensor the evaluator computes with (fp16 as float32, uint16 as int32); text and lists stay as they are."""
@@ -42,6 +47,7 @@ class Constants:
         self._arrays: dict[str, Any] = {}
         self._tensors: dict[str, Any] = {}
         self._types = function.types
+        self._spent = 0
         for operation in function.body.walk():
             if operation.type == "const" or operation.type.startswith("constexpr_"):
                 for output in operation.outputs:
@@ -77,10 +83,18 @@ class Constants:
                 value = operation.inputs.get("val", ())
                 if len(value) != 1 or not isinstance(value[0], Constant):
                     raise MilError(f"{operation.where}: a const needs one literal 'val'")
-                self._arrays[name] = value[0].load(self._package)
+                self._arrays[name] = self._spend(value[0].load(self._package), operation)
             else:
                 self._decompress(operation)
         return self._arrays[name]
+
+    def _spend(self, value: Any, operation: Operation) -> Any:
+        """Counts what a constant takes: a thousand constants that name the same weights must not fill the memory."""
+        self._spent += value.nbytes if isinstance(value, np.ndarray) else 0
+        limit = MAX_EXPANSION * self._package.bytes + ALLOWANCE
+        if self._spent > limit:
+            raise MilError(f"{operation.where}: the constants take more than {limit} bytes, {MAX_EXPANSION} times the package's own size")
+        return value
 
     def _decompress(self, operation: Operation) -> None:
         function = implementation(operation.type, self._opset, operation.where, TABLE)
@@ -102,4 +116,5 @@ class Constants:
         for output, value in zip(operation.outputs, result if isinstance(result, tuple) else (result,), strict=False):
             if output.type.shape != value.shape:
                 raise MilError(f"{operation.where}: decompressed to the shape {list(value.shape)}, declared {output.type}")
-            self._arrays[output.name] = round_half(value) if output.type.dtype.name == "fp16" and value.dtype != np.float16 else value
+            half = output.type.dtype.name == "fp16" and value.dtype != np.float16
+            self._arrays[output.name] = self._spend(round_half(value) if half else value, operation)

@@ -90,8 +90,9 @@ def _scatter_nd(
     strides = torch.tensor([math.prod(lead[i + 1 :]) for i in range(depth)])
     index = torch.stack([_wrap(part, size, validate_indices) for part, size in zip(indices.unbind(-1), lead, strict=True)], -1)
     flat = (index * strides).sum(-1).flatten()
-    rows = data.reshape(math.prod(lead), -1)
-    values = updates.reshape(flat.numel(), -1)
+    width = math.prod(data.shape[depth:])
+    rows = data.reshape(math.prod(lead), width)
+    values = updates.reshape(flat.numel(), width)
     return _scatter_into(rows, flat[:, None].expand_as(values), values, 0, mode, False).reshape(data.shape)
 
 

@@ -22,13 +22,18 @@ _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_trans
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     check_size((*x.shape[:-1], weight.shape[0]))
-    return F.linear(x, weight, bias)
+    x, weight = _alike(x, weight)
+    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+
+def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in one type: from iOS 17 on float and integer operands mix."""
+    common = torch.promote_types(x.dtype, y.dtype)
+    return x.to(common), y.to(common)
 
 
 def _matmul(x: torch.Tensor, y: torch.Tensor, transpose_x: Any = False, transpose_y: Any = False) -> torch.Tensor:
-    if x.dtype != y.dtype:  # iOS 17 mixes float and integer operands
-        common = torch.promote_types(x.dtype, y.dtype)
-        x, y = x.to(common), y.to(common)
+    x, y = _alike(x, y)
     if transpose_x and x.dim() > 1:
         x = x.transpose(-1, -2)
     if transpose_y and y.dim() > 1:

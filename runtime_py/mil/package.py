@@ -27,6 +27,7 @@ class Package:
         self.path = path
         self.model_path = _root_model(path)
         self.spec = read_spec(self.model_path)
+        self._model_bytes = self.model_path.stat().st_size
         self._files: dict[str, WeightFile] = {}
 
     def weights(self, name: str, where: str) -> WeightFile:
@@ -37,6 +38,11 @@ class Package:
             path = confine(self.model_path.parent, name[len(_MODEL_PATH) :], where)
             self._files[name] = WeightFile(path)
         return self._files[name]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the model file and of the weight files opened so far."""
+        return self._model_bytes + sum(file.size for file in self._files.values())
 
     def close(self) -> None:
         """Closes the weight files."""
