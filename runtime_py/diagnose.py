@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +17,59 @@ import numpy as np
 from runtime_py.bundle import Bundle
 from runtime_py.manifest import SOURCE_SUFFIX, Artifact
 
-FLOAT_PRECISIONS = ("fp32", "fp16")
-"""Precisions whose weights are the program's own, rounded to the type that is stored."""
+STATIC = ("w8a8", "w8a8-mixed", "w8a16")
+"""Precisions whose activations are quantized: end to end their noise hides a wrong scale, op by op nothing does."""
+COMPRESSED = ("w8", "p8", "p6", "p4")
+"""Precisions that change weights only."""
 
 
-def audit(bundle: Bundle, artifact: Artifact) -> dict[str, int] | None:
-    """Weights and attributes of a Core ML package that are not those of the program it was converted from, as counts; None without one.
+@dataclass(frozen=True)
+class Finding:
+    """A figure that must not exceed its limit."""
 
-    They are compared element by element: one bit of one weight, an epsilon or GELU's form can stay inside any reasonable error band.
-    Raises BundleError, MilError.
+    name: str
+    value: float
+    limit: float
+
+
+def findings(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[Finding]:
+    """What is asked of a Core ML package beside the program it was converted from, on ``inputs``; nothing where the bundle keeps no program.
+
+    Weights and attributes are compared element by element: one bit of one weight, an epsilon or GELU's form can stay inside any reasonable
+    error band. Static int8 is compared op by op, each value then replaced by the reference's. Compressed weights are taken out of the error
+    by giving them to the reference. Raises BundleError, MilError.
     """
     program = _source(bundle, artifact)
-    if program is None or artifact.precision not in FLOAT_PRECISIONS:
-        return None
-    from runtime_py.mil.audit import audit_attributes, audit_weights
+    if program is None:
+        return []
+    from runtime_py.mil.audit import audit_attributes
+    from runtime_py.mil.locate import locate as locate_package
+    from runtime_py.mil.weights import audit_weights, own_weights_error
 
-    package = bundle.artifact_path(artifact)
-    changed = [item for item in audit_weights(package, program).compared if not item.exact]
-    return {"weights": len(changed), "attributes": len(audit_attributes(package, program))}
+    package, gates = bundle.artifact_path(artifact), bundle.manifest.gates
+    changed = sum(not item.exact for item in audit_weights(package, program).compared)
+    found = [Finding("changed weights", changed, 0), Finding("changed attributes", len(audit_attributes(package, program)), 0)]
+    if artifact.precision in STATIC:
+        worst = locate_package(package, program, inputs).worst
+        found.append(Finding("forced rel_l2", worst.rel_l2 if worst else math.nan, gates.forced_rel_l2))
+    if artifact.precision in COMPRESSED:
+        found.append(Finding("own_weights rel_l2", own_weights_error(package, program, inputs), gates.own_weights_rel_l2))
+    return found
 
 
 def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any] | None:
     """The first op of a Core ML package whose error leaves the expected band on ``inputs``, and the fewest to keep in float32.
 
-    ``first`` takes each op by itself (its inputs are the reference's), ``first_accumulated`` lets errors grow, which is how a value leaves
-    the range of fp16. Returns None where the bundle does not hold the program that the package was converted from. Raises BundleError, MilError.
+    ``first`` and ``worst`` take each op by itself (its inputs are the reference's), ``first_accumulated`` lets errors grow, which is how a
+    value leaves the range of fp16. Returns None where the bundle does not hold the program that the package was converted from. Raises BundleError, MilError.
     """
     program = _source(bundle, artifact)
     if program is None:
         return None
-    from runtime_py.mil.audit import audit_attributes, audit_weights
+    from runtime_py.mil.audit import audit_attributes
     from runtime_py.mil.locate import keep_fp32
     from runtime_py.mil.locate import locate as locate_package
+    from runtime_py.mil.weights import audit_weights
 
     package = bundle.artifact_path(artifact)
     own = locate_package(package, program, inputs)
@@ -71,10 +93,11 @@ def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[A
         "not_compared": own.unmatched,
         "sqnr_db": _finite(own.sqnr_db),
         "gate_db": gate,
+        "worst": _row(own.worst),
         "first": _row(own.first),
         "first_accumulated": _row(grown.first),
         "keep_fp32": kept,
-        "changed_weights": [item.parameter for item in changed] if artifact.precision in FLOAT_PRECISIONS else None,
+        "changed_weights": [item.parameter for item in changed],
         "changed_attributes": [
             {"where": item.where, "module": item.module, "attribute": item.attribute, "package": item.package, "reference": item.reference}
             for item in audit_attributes(package, program)
@@ -87,6 +110,7 @@ def describe(row: dict[str, Any]) -> list[str]:
     name = f"{row['target']}/{row['precision']} {row['component']}"
     lines = [f"{name}: {row['compared']} ops compared, {row['not_compared']} without counterpart, SQNR {_db(row['sqnr_db'])} dB"]
     for key, label in (
+        ("worst", "largest error of an op by itself"),
         ("first", "first op out of its band by itself"),
         ("first_accumulated", "first op out of band in the running program"),
     ):

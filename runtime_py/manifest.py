@@ -203,6 +203,10 @@ class Gates(Record):
     photo_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 55.0, "w8": 38.0, "w8a8": 38.0, "w8a8-mixed": 38.0, "w8a16": 38.0}
     psnr_y_drop_db: dict[Precision, float] = {"fp32": 0.05, "fp16": 0.05, "w8": 0.2, "w8a8": 0.2, "w8a8-mixed": 0.2, "w8a16": 0.2}
     seam_ratio: float = 1.2
+    forced_rel_l2: float = 1e-2
+    """Static int8, op by op: each value is compared with the reference's and then replaced by it."""
+    own_weights_rel_l2: float = 1e-3
+    """Compressed Core ML weights: the package beside torch with the package's own decompressed weights."""
     tiling_psnr_db: float | None = 50.0
     """Null for random weights, whose output is noise that no tiling can repeat."""
 

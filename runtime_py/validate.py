@@ -259,17 +259,17 @@ def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list
 
 
 def _sources(report: Report, pipeline: Pipeline, worst: dict[str, dict[str, np.ndarray]], walk: bool) -> None:
-    """Core ML packages beside the programs they were converted from: weights and attributes always, op by op where that is asked for."""
+    """Core ML packages beside the programs they were converted from: what must hold always, every op where that is asked for."""
     bundle = pipeline.bundle
     if walk and report.located is None:
         report.located = []
     for call in bundle.manifest.dataflow if pipeline.target == "coreml" else ():
         artifact = bundle.manifest.artifact(call.component, pipeline.target, pipeline.precision)
-        for what, changed in (diagnose.audit(bundle, artifact) or {}).items():
-            report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} changed {what}", changed, 0, at_least=False)
+        inputs = {name: worst[call.component][tensor] for name, tensor in call.inputs.items()}
+        for found in diagnose.findings(bundle, artifact, inputs):
+            report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} {found.name}", found.value, found.limit, at_least=False)
         if walk and report.located is not None:
-            tensors = worst[call.component]
-            row = diagnose.locate(bundle, artifact, {name: tensors[tensor] for name, tensor in call.inputs.items()})
+            row = diagnose.locate(bundle, artifact, inputs)
             report.located += [row] if row else []
 
 

@@ -1,12 +1,47 @@
-"""Small ML Programs and packages for the evaluator's tests."""
+"""Small ML Programs and packages for the evaluator's tests, and ways to spoil them."""
+
+import hashlib
+import json
 
 import coremltools as ct
 import numpy as np
 import torch
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813  # the name coremltools' own code uses
 from coremltools.converters.mil.mil import Function
+from coremltools.proto import Model_pb2
 
 from runtime_py.mil.optable import implementation
+
+MODEL = "Data/com.apple.CoreML/model.mlmodel"
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+def edit(package, change):
+    """Rewrites a package's model file after ``change(operations)``."""
+    file = package / MODEL
+    model = Model_pb2.Model()
+    model.ParseFromString(file.read_bytes())
+    (function,) = model.mlProgram.functions.values()
+    change(function.block_specializations[function.opset].operations)
+    file.write_bytes(model.SerializeToString())
+
+
+def rehash(root):
+    """What a tamperer who knows the format does: a bundle's manifest vouches for the changed files."""
+    manifest = json.loads((root / "manifest.json").read_text())
+    for artifact in manifest["artifacts"]:
+        for record in artifact["files"]:
+            data = (root / record["path"]).read_bytes()
+            record["bytes"], record["sha256"] = len(data), hashlib.sha256(data).hexdigest()
+    (root / "manifest.json").write_text(json.dumps(manifest))
+
+
+def attribute(operations, operation, key):
+    """The tensor of an operation's attribute, wherever the file keeps it."""
+    argument = operation.inputs[key].arguments[0]
+    if argument.WhichOneof("binding") == "value":
+        return argument.value.immediateValue.tensor
+    return next(item for item in operations if item.outputs[0].name == argument.name).attributes["val"].immediateValue.tensor
 
 
 def inferred(operation, opset=None, **arguments):

@@ -1,7 +1,5 @@
 """Core ML in a bundle: tampering that verify cannot see is caught by validate; a model that fp16 breaks is located and mended; compression."""
 
-import hashlib
-import json
 import shutil
 
 import numpy as np
@@ -11,7 +9,7 @@ torch = pytest.importorskip("torch")
 ct = pytest.importorskip("coremltools")
 
 import coremltools.optimize.coreml as cto  # noqa: E402
-from coremltools.proto import Model_pb2  # noqa: E402
+from mil_programs import WEIGHTS, attribute, edit, rehash  # noqa: E402
 
 from benchmarks.ane import ane_lines  # noqa: E402
 from benchmarks.tables import inspect_json  # noqa: E402
@@ -25,15 +23,12 @@ from runtime_py.bundle import open_bundle, verify  # noqa: E402
 from runtime_py.errors import BundleError, UsageError  # noqa: E402
 from runtime_py.metrics import relative_l2, sqnr_db  # noqa: E402
 from runtime_py.mil import load  # noqa: E402
-from runtime_py.mil.audit import package_weights  # noqa: E402
 from runtime_py.mil.compare import reference_values  # noqa: E402
 from runtime_py.mil.locate import locate  # noqa: E402
 from runtime_py.mil.source import load_source  # noqa: E402
+from runtime_py.mil.weights import own_weights_error  # noqa: E402
 from runtime_py.samples import sample_tiles  # noqa: E402
 from runtime_py.validate import ValidateOptions, validate  # noqa: E402
-
-MODEL = "Data/com.apple.CoreML/model.mlmodel"
-WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +48,6 @@ def golden(bundle, component):
     records = bundle.manifest.golden[0].tensors
     tensors = {name: np.load(bundle.check(record)) for name, record in records.items()}
     return {name: tensors[tensor] for name, tensor in call.inputs.items()}, tensors[call.result]
-
-
-def edit(package, change):
-    file = package / MODEL
-    model = Model_pb2.Model()
-    model.ParseFromString(file.read_bytes())
-    (function,) = model.mlProgram.functions.values()
-    change(function.block_specializations[function.opset].operations)
-    file.write_bytes(model.SerializeToString())
-
-
-def rehash(root):
-    """What a tamperer who knows the format does: the manifest vouches for the changed files."""
-    manifest = json.loads((root / "manifest.json").read_text())
-    for artifact in manifest["artifacts"]:
-        for record in artifact["files"]:
-            data = (root / record["path"]).read_bytes()
-            record["bytes"], record["sha256"] = len(data), hashlib.sha256(data).hexdigest()
-    (root / "manifest.json").write_text(json.dumps(manifest))
 
 
 def in_weights(bundle, package, change):
@@ -112,19 +88,20 @@ def drop_an_operation(_, package):
     edit(package, drop)
 
 
-def constant(operations, kind, key):
-    name = next(item for item in operations if item.type == kind).inputs[key].arguments[0].name
-    return next(item for item in operations if item.outputs[0].name == name).attributes["val"].immediateValue.tensor
+def first(operations, kind):
+    return next(item for item in operations if item.type == kind)
 
 
 def gelu_mode(_, package):
-    edit(package, lambda operations: constant(operations, "gelu", "mode").strings.values.__setitem__(0, "TANH_APPROXIMATION"))
+    def change(operations):
+        attribute(operations, first(operations, "gelu"), "mode").strings.values[0] = "TANH_APPROXIMATION"
+
+    edit(package, change)
 
 
 def epsilon(_, package):
     def change(operations):
-        tensor = constant(operations, "layer_norm", "epsilon")
-        tensor.bytes.values = np.float16(1e-3).tobytes()
+        attribute(operations, first(operations, "layer_norm"), "epsilon").bytes.values = np.float16(1e-3).tobytes()
 
     edit(package, change)
 
@@ -257,14 +234,8 @@ def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle
     compressed = tmp_path / "unet.mlpackage"
     COMPRESSED[kind](ct.models.MLModel(str(package), skip_model_load=True)).save(str(compressed))
     inputs, expected = golden(bundle, "unet")
-    for name, array in package_weights(compressed, program).items():
-        if name in program.state_dict:
-            program.state_dict[name] = torch.nn.Parameter(torch.from_numpy(array))
-        else:
-            program.constants[name] = torch.from_numpy(array)
-    _, outputs = reference_values(program, inputs, set())
     (output,) = load(compressed)(inputs).values()
-    assert relative_l2(outputs[0].numpy(), output) < 1e-3 < relative_l2(expected, output)
+    assert own_weights_error(compressed, program, inputs) < 1e-3 < relative_l2(expected, output)
 
 
 def test_located_rows_are_told_in_words(bundle):

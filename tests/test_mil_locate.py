@@ -10,9 +10,10 @@ from mil_programs import Net, sample  # noqa: E402
 
 from runtime_py.errors import MilError  # noqa: E402
 from runtime_py.mil import load  # noqa: E402
-from runtime_py.mil.audit import audit_attributes, audit_weights, package_weights  # noqa: E402
+from runtime_py.mil.audit import audit_attributes  # noqa: E402
 from runtime_py.mil.compare import base_name, pair_values, relative_l2, sqnr_db  # noqa: E402
 from runtime_py.mil.locate import keep_fp32, locate  # noqa: E402
+from runtime_py.mil.weights import audit_weights, package_weights  # noqa: E402
 
 X = {"x": sample()}
 
@@ -140,7 +141,7 @@ def test_a_sound_package_passes_the_audits(whole):
     report = audit_weights(path, program)
     assert report.worst == 0
     assert {"conv.weight", "qkv.weight", "out.weight", "norm.weight"} - {item.parameter for item in report.compared} <= {"norm.weight"}
-    assert np.array_equal(package_weights(path, program)["qkv.weight"], Net().qkv.weight.detach().numpy())
+    assert np.array_equal(package_weights(path, program)["p_qkv_weight"], Net().qkv.weight.detach().numpy())
 
 
 def test_a_foreign_program_is_refused(whole):

@@ -1,7 +1,6 @@
-"""What numbers alone do not show: weights and attributes of a package, compared with the program it was converted from.
+"""What numbers alone do not show: attributes of a package's operations, compared with the program it was converted from.
 
-A low mantissa bit, one byte of a palette, exact GELU turned into its tanh form or a changed epsilon can stay inside any reasonable
-error band.
+Exact GELU turned into its tanh form, a changed epsilon or a quantization scale a little wrong can stay inside any reasonable error band.
 """
 
 from __future__ import annotations
@@ -12,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from runtime_py.errors import MilError
-from runtime_py.mil.compare import base_name, module_of, pair_values, relative_l2
+from runtime_py.mil.compare import module_of, pair_values
 from runtime_py.mil.constants import Constants
 from runtime_py.mil.locate import load_program
 from runtime_py.mil.package import Package
@@ -25,30 +21,10 @@ from runtime_py.mil.program import Constant, Function, Operation, decode
 EPSILON_TOLERANCE = 0.1
 """Relative difference of an attribute that is no change: fp16 stores 1e-6 as 9.5e-7."""
 
-
-@dataclass(frozen=True)
-class WeightComparison:
-    """A parameter of the program beside the constant of the package that holds it, decompressed."""
-
-    parameter: str
-    value: str
-    storage: str
-    rel_l2: float
-    exact: bool
-    """Whether every element is the program's, rounded to the type the package stores."""
-
-
-@dataclass(frozen=True)
-class WeightReport:
-    """All parameters found in the package, and those that were not (folded into others, or renamed)."""
-
-    compared: tuple[WeightComparison, ...]
-    missing: tuple[str, ...]
-
-    @property
-    def worst(self) -> float:
-        """Largest relative L2 difference, 0 when nothing was compared."""
-        return max((item.rel_l2 for item in self.compared), default=0.0)
+SCALE_TOLERANCE = 2.0**-11
+"""Of a scale, relative: half a unit in fp16's last place."""
+SMALLEST_SUBNORMAL = 2.0**-24
+"""Of fp16."""
 
 
 @dataclass(frozen=True)
@@ -62,78 +38,11 @@ class AttributeDifference:
     reference: Any
 
 
-def package_weights(package: Path, program: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """Parameters of ``program`` (qualified name → float32 array) as the package holds them, decompressed; absent ones left out."""
-    return {target: array for target, (array, _, _) in _held(package, program).items()}
-
-
-def audit_weights(package: Path, program: Any) -> WeightReport:
-    """Compares every parameter of ``program`` (an ExportedProgram or the path of one) with the package's decompressed constant."""
-    exported = load_program(program)
-    held = _held(package, exported)
-    tensors = {**exported.state_dict, **exported.constants, **_folded(exported)}
-    compared = []
-    for target, (array, value, storage) in held.items():
-        wanted = tensors[target].detach().float()
-        difference = relative_l2(torch.from_numpy(array), wanted)
-        exact = bool(np.array_equal(array, wanted.numpy()) or np.array_equal(array, wanted.half().float().numpy()))
-        compared.append(WeightComparison(target, value, storage, difference, exact))
-    missing = [item.target for item in _parameters(exported) if item.target not in held]
-    return WeightReport(tuple(compared), tuple(missing))
-
-
-def _parameters(program: Any) -> list[Any]:
-    return [item for item in program.graph_signature.input_specs if item.kind.name in ("PARAMETER", "BUFFER", "CONSTANT_TENSOR")]
-
-
-def _held(package: Path, program: Any) -> dict[str, tuple[np.ndarray[Any, Any], str, str]]:
-    exported = load_program(program)
-    tensors = {**exported.state_dict, **exported.constants}
-    held: dict[str, tuple[np.ndarray[Any, Any], str, str]] = {}
-    with Package(package) as opened:
-        function = decode(opened)
-        constants = Constants(opened, function)
-        by_base: dict[str, str] = {}
-        for name in constants.names():  # a later one is nearer to the operation: the decompressed, not the compressed
-            by_base[base_name(name)] = name
-        for item in _parameters(exported):
-            value = by_base.get(item.arg.name)
-            if value is None or item.target not in tensors or function.types[value].shape != tuple(tensors[item.target].shape):
-                continue
-            array = constants.array(value)
-            if array.dtype.kind == "f":
-                held[item.target] = np.array(array, np.float32), value, constants.operation(value).type
-        for node, tensor in _folded(exported).items():
-            value = by_base.get(node)
-            if value is not None and function.types[value].shape == tuple(tensor.shape) and function.types[value].dtype.is_float:
-                held[node] = np.array(constants.array(value), np.float32), value, constants.operation(value).type
-    return held
-
-
-def _folded(program: Any) -> dict[str, torch.Tensor]:
-    """Nodes of ``program`` that depend on weights alone (a reshaped norm weight), which the converter computes: node name → value."""
-    tensors = {**program.state_dict, **program.constants}
-    targets = {item.arg.name: item.target for item in program.graph_signature.input_specs}
-    known: dict[Any, torch.Tensor] = {}
-    found: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for node in program.graph.nodes:
-            if node.op == "placeholder" and targets.get(node.name) in tensors:
-                known[node] = tensors[targets[node.name]].detach()
-            elif node.op == "call_function" and node.all_input_nodes and all(source in known for source in node.all_input_nodes):
-                value = node.target(*torch.fx.map_arg(node.args, known.get), **torch.fx.map_arg(node.kwargs, known.get))
-                if isinstance(value, torch.Tensor):
-                    known[node] = value
-                    if value.is_floating_point():
-                        found[node.name] = value.float()
-    return found
-
-
 def audit_attributes(package: Path, program: Any) -> list[AttributeDifference]:
     """Attributes of the package's operations that differ from those of the torch operations they come from.
 
-    Looks at GELU's form, the epsilon of layer, batch and group norms, convolution geometry, softmax axes, permutations, clipping limits and
-    scalar operands. Raises :class:`MilError` when the two have nothing in common.
+    Looks at GELU's form, the epsilon of layer and group norms, convolution geometry, softmax axes, permutations, clipping limits, scalar
+    operands, and the scales and zero points of activations. Raises :class:`MilError` when the two have nothing in common.
     """
     exported = load_program(program)
     with Package(package) as opened:
@@ -150,7 +59,7 @@ def audit_attributes(package: Path, program: Any) -> list[AttributeDifference]:
                 continue
             given = {key: _value(operands, constants) for key, operands in operation.inputs.items()}
             for attribute, found, wanted in check(given, node):
-                if not _same(found, wanted):
+                if not (_same_scale(found, wanted) if attribute == "scale" else _same(found, wanted)):
                     differences.append(AttributeDifference(operation.where, module_of(node), attribute, found, wanted))
         differences += _norm_epsilons(function, constants, exported)
     return differences
@@ -179,6 +88,11 @@ def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
+def _same_scale(found: Any, wanted: float) -> bool:
+    """Whether ``found`` is ``wanted`` rounded to fp16, or not rounded."""
+    return isinstance(found, float) and abs(found - wanted) <= max(SCALE_TOLERANCE * abs(wanted), SMALLEST_SUBNORMAL / 2)
+
+
 Differing = Iterator[tuple[str, Any, Any]]
 
 
@@ -189,7 +103,7 @@ def _argument(node: Any, position: int, name: str, default: Any) -> Any:
 
 
 def _is(node: Any, *names: str) -> bool:
-    return str(node.target).split(".")[1 if str(node.target).startswith("aten.") else 0] in names
+    return str(node.target).split(".")[1 if str(node.target).startswith(("aten.", "quantized_decomposed.")) else 0] in names
 
 
 def _gelu(given: dict[str, Any], node: Any) -> Differing:
@@ -257,13 +171,22 @@ def _scalar(given: dict[str, Any], node: Any) -> Differing:
             return
 
 
+def _scale(given: dict[str, Any], node: Any) -> Differing:
+    """Of a zero point that is 0 nothing is stored."""
+    if _is(node, "quantize_per_tensor", "dequantize_per_tensor"):
+        yield "scale", given.get("scale"), node.args[1]
+        yield "zero_point", given.get("zero_point") or 0, node.args[2]
+
+
 _CHECKS: dict[str, Callable[[dict[str, Any], Any], Differing]] = {
     "add": _scalar,
     "clip": _clip,
     "conv": _conv,
+    "dequantize": _scale,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "pow": _scalar,
+    "quantize": _scale,
     "softmax": _softmax,
     "sub": _scalar,
     "transpose": _transpose,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ def base_name(name: str) -> str:
     return _SUFFIX.sub("", name)
 
 
+QUANTIZATION = ("quantize", "dequantize")
 FUSED = ("linear",)
 """Operations that a pass makes of a product and its bias, and that compute what the node of their output's name computes."""
 
@@ -76,7 +77,29 @@ def pair_values(function: Function, program: Any) -> dict[str, Any]:
                 if isinstance(value, torch.Tensor) and output.type.dtype.is_float and output.type.shape == tuple(value.shape):
                     candidates.append((position, output.name, node))
                     break
-    return {candidates[index][1]: candidates[index][2] for index in _increasing([position for position, _, _ in candidates])}
+    pairs = {candidates[index][1]: candidates[index][2] for index in _increasing([position for position, _, _ in candidates])}
+    _pair_quantization(operations, pairs)
+    _pair_outputs(function, program, pairs)
+    return pairs
+
+
+def _pair_quantization(operations: Sequence[Operation], pairs: dict[str, Any]) -> None:
+    """Adds to ``pairs`` the quantize and dequantize operations, whose names the converter invents: they follow what they read."""
+    for operation in operations:
+        source = operation.inputs.get("input", (None,))[0]
+        if operation.type in QUANTIZATION and operation.outputs[0].name not in pairs and isinstance(source, str) and source in pairs:
+            users = [node for node in pairs[source].users if f".{operation.type}_per_tensor." in f".{node.target}."]
+            if users:  # several read the same grid: one of them stands for all
+                pairs[operation.outputs[0].name] = users[0]
+
+
+def _pair_outputs(function: Function, program: Any, pairs: dict[str, Any]) -> None:
+    """Adds the outputs, which bear the names that the converter was told to give them."""
+    returned = [node for node in program.graph.output_node().args[0] if node is not None]
+    for name, node in zip(function.body.outputs, returned, strict=False):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and function.types[name].shape == tuple(value.shape):
+            pairs.setdefault(name, node)
 
 
 def _increasing(values: list[int]) -> list[int]:
@@ -101,22 +124,28 @@ def _increasing(values: list[int]) -> list[int]:
 
 
 class _Recorder(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
-    """Runs a graph and keeps the results of the nodes asked for."""
+    """Runs a graph, some of its nodes replaced, and keeps the results of the nodes asked for."""
 
-    def __init__(self, module: Any, wanted: set[str]) -> None:
+    def __init__(self, module: Any, wanted: set[str], replaced: Mapping[str, torch.Tensor]) -> None:
         super().__init__(module, garbage_collect_values=True)
-        self.wanted = wanted
+        self.wanted, self.replaced = wanted, replaced
         self.values: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: Any) -> Any:
         result = super().run_node(n)
+        result = self.replaced.get(n.name, result)
         if n.name in self.wanted and isinstance(result, torch.Tensor):
             self.values[n.name] = result.detach().float()
         return result
 
 
-def reference_values(program: Any, inputs: Mapping[str, np.ndarray[Any, Any]], wanted: set[str]) -> tuple[dict[str, Any], list[Any]]:
-    """Results of the nodes ``wanted`` and the outputs of ``program`` on ``inputs`` (its user inputs, by name, else in order)."""
+def reference_values(
+    program: Any, inputs: Mapping[str, np.ndarray[Any, Any]], wanted: set[str], replaced: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, Any], list[Any]]:
+    """Results of the nodes ``wanted`` and the outputs of ``program`` on ``inputs`` (its user inputs, by name, else in order).
+
+    Nodes named in ``replaced`` have those results instead of their own.
+    """
     names = [item.arg.name for item in program.graph_signature.input_specs if item.kind.name == "USER_INPUT"]
     if set(names) == set(inputs):
         arrays = [inputs[name] for name in names]
@@ -127,7 +156,7 @@ def reference_values(program: Any, inputs: Mapping[str, np.ndarray[Any, Any]], w
     lifted = {**program.state_dict, **program.constants}
     tensors = iter(torch.from_numpy(np.array(array)) for array in arrays)
     arguments = [next(tensors) if item.kind.name == "USER_INPUT" else lifted[item.target] for item in program.graph_signature.input_specs]
-    recorder = _Recorder(program.graph_module, wanted)
+    recorder = _Recorder(program.graph_module, wanted, replaced or {})
     with torch.no_grad():
         outputs = recorder.run(*arguments)
     return recorder.values, list(outputs)

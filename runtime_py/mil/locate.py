@@ -30,9 +30,12 @@ BANDS = {"fp32": 1e-4, "fp16": 1e-2}
 
 @dataclass(frozen=True)
 class LocateReport:
-    """What was compared: every pair in program order, the first out of band (None: all are within), and the component as a whole."""
+    """What was compared: every pair in program order, the first out of band (None: all are within), the worst, and the whole component.
+
+    ``worst`` leaves out fp16 values that are all subnormal, which no relative band can hold."""
 
     first: Comparison | None
+    worst: Comparison | None
     comparisons: tuple[Comparison, ...]
     matched: int
     unmatched: int
@@ -73,25 +76,31 @@ def locate(
     comparisons: list[Comparison] = []
     unmatched = 0
     first: Comparison | None = None
+    worst: Comparison | None = None
 
     def observe(operation: Operation, output: Output, value: Any) -> Any:
-        nonlocal unmatched, first
-        if not isinstance(value, torch.Tensor) or not output.type.dtype.is_float:
+        nonlocal unmatched, first, worst
+        integers = operation.type == "quantize"
+        if not isinstance(value, torch.Tensor) or not (integers or output.type.dtype.is_float):
             return None
         node = pairs.get(output.name)
         reference = None if node is None else references.get(node.name)
         if node is None or reference is None:
             unmatched += 1
             return None
-        comparison = compare_value(operation, output.name, node, value, reference)
+        origin = node.args[2] if integers else 0  # steps are counted from the zero point, as the values they stand for
+        comparison = compare_value(operation, output.name, node, value.float() - origin, reference - origin)
         comparisons.append(comparison)
         limit = band if band is not None else BANDS["fp16" if output.type.dtype.name == "fp16" else _noise_type(run.function)]
-        # Where all values are subnormal, no rounding to fp16 can hold a relative band; what such values are added to says whether it matters.
+        # Where all values are subnormal, no rounding to fp16 can hold a relative band; what such values are added to says if it matters.
         subnormal = output.type.dtype.name == "fp16" and comparison.reference_magnitude < SMALLEST_NORMAL and not comparison.overflowed
-        if first is None and not subnormal and not comparison.rel_l2 <= limit:
-            first = comparison
+        if not subnormal:
+            worst = comparison if worst is None or comparison.rel_l2 > worst.rel_l2 else worst
+            first = comparison if first is None and not comparison.rel_l2 <= limit else first
         if not forced:
             return None
+        if integers:
+            return reference.to(value.dtype)
         return reference.half().float() if output.type.dtype.name == "fp16" and run.mode != "fp32" else reference.clone()
 
     outputs = run(dict(zip(run.inputs, inputs.values(), strict=True)) if set(inputs) != set(run.inputs) else inputs, observer=observe)
@@ -99,7 +108,7 @@ def locate(
         raise MilError(f"{package}: none of its values come from the given program; pass the program it was converted from")
     if forced:
         outputs = run(dict(zip(run.inputs, inputs.values(), strict=True)) if set(inputs) != set(run.inputs) else inputs)
-    return LocateReport(first, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, expected))
+    return LocateReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, expected))
 
 
 def _noise_type(function: Function) -> str:

@@ -52,6 +52,8 @@ def load_source(package: Path, reference: Path) -> Any:
     path = source_path(package)
     if not path.is_file():
         raise BundleError(f"{path}: it is missing, and nothing else says what {package.name} was converted from; export the bundle again")
+    import torch.ao.quantization.fx._decomposed  # registers the operators of quantized programs
+
     extra = {_SHARED: ""}
     program = torch.export.load(path, extra_files=extra)
     weights = torch.export.load(reference).state_dict
