@@ -34,7 +34,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 mil-conformance: $(READY)
-	$(BIN)/python -m runtime_py.mil.conformance --sample 2 --minutes 25
+	$(BIN)/python -m runtime_py.mil.conformance --sample 2 --minutes 25 --keep demo-out/conformance
 
 bench-mil: $(READY)
 	$(BIN)/f2i export mobile --target coreml --precision fp16 --out demo-out/mobile-coreml

@@ -22,11 +22,14 @@ import pytest
 
 from runtime_py.mil import optable
 from runtime_py.mil.conformance import OUT_OF_TIME
+from runtime_py.mil.mutate import mutated
 from runtime_py.mil.predict import Proxy, install
 
 _MACOS = (15, 3)
 TIGHTEST = 1e-3
 """No comparison is tighter: some float32 rows compare with an expectation computed in fp16."""
+HUGE = 1e30
+"""Stands for an infinite error, which JSON cannot hold."""
 _RANDOM_OPERATIONS = frozenset({"random_bernoulli", "random_categorical", "random_normal", "random_uniform"})
 
 
@@ -35,6 +38,7 @@ class RecordingProxy(Proxy):
 
     operations: ClassVar[set[str]] = set()
     predicted: ClassVar[int] = 0
+    errors: ClassVar[list[float]] = []
     old_format: ClassVar[bool] = False
 
     def __init__(self, path: str, *arguments: Any) -> None:
@@ -56,36 +60,52 @@ class RecordingProxy(Proxy):
         return result
 
 
-class _Testing:
-    """``numpy.testing`` with tolerances no looser than ``limit``."""
+class _Numpy:
+    """``numpy`` as coremltools' test helpers see it: after a failed comparison they count mismatches with their own loose tolerance."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np.testing, name)
-
-    def assert_allclose(self, actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0.0, **options: Any) -> None:
-        rtol, atol = (min(max(tolerance, TIGHTEST), self._limit) for tolerance in (rtol, atol))
-        np.testing.assert_allclose(actual, desired, rtol=rtol, atol=atol, **options)
-
-
-class _Numpy:
-    """``numpy`` as coremltools' test helpers see it."""
-
-    def __init__(self, limit: float) -> None:
-        self.testing = _Testing(limit)
-
-    def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
+
+    def isclose(self, actual: Any, desired: Any, rtol: float = 1e-5, atol: float = 1e-8, **options: Any) -> Any:
+        rtol, atol = (min(max(tolerance, TIGHTEST), self._limit) for tolerance in (rtol, atol))
+        return np.isclose(actual, desired, rtol=rtol, atol=atol, **options)
+
+
+def _comparison(limit: float) -> Any:
+    """``numpy.testing.assert_allclose`` that, once a test has predicted, allows at most ``limit`` and notes the error it saw."""
+    original = np.testing.assert_allclose
+
+    def assert_allclose(actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0.0, **options: Any) -> None:
+        if RecordingProxy.predicted:
+            rtol, atol = (min(max(tolerance, TIGHTEST), limit) for tolerance in (rtol, atol))
+            RecordingProxy.errors.append(needed_tolerance(actual, desired))
+        original(actual, desired, rtol=rtol, atol=atol, **options)
+
+    return assert_allclose
+
+
+def needed_tolerance(actual: Any, desired: Any) -> float:
+    """The smallest t for which |actual - desired| ≤ t + t·|desired| everywhere; infinite where shapes, NaNs or infinities differ."""
+    got, want = (np.asarray(value, np.float64) for value in (actual, desired))
+    try:
+        got, want = np.broadcast_arrays(got, want)
+    except ValueError:
+        return float("inf")
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    with np.errstate(invalid="ignore"):
+        errors = np.where(same, 0.0, np.abs(got - want) / (1 + np.abs(want)))
+    return float(np.nan_to_num(errors, nan=np.inf).max(initial=0.0))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mil", "conformance of the ML Program evaluator")
-    group.addoption("--mil-sample", type=int, default=0, help="tests taken per test function (0: all)")
+    group.addoption("--mil-sample", type=int, default=0, help="tests taken per test function and named parameter (0: all)")
     group.addoption("--mil-seed", type=int, default=0, help="seed of the sample")
     group.addoption("--mil-tolerance", type=float, default=1e-2, help="loosest absolute and relative tolerance")
-    group.addoption("--mil-results", default="", help="file to write one JSON line per test to")
+    group.addoption("--mil-results", default="", help="file to append one JSON line per test to; tests it holds are not run again")
     group.addoption("--mil-minutes", type=float, default=0, help="start no test after this time (0: no limit); the order is then shuffled")
     group.addoption("--mil-mutants", default="", help="JSON file, test id → operation whose results that test sees wrong by 1 %%")
 
@@ -95,11 +115,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     install(replace_native=True, proxy=RecordingProxy)
-    tolerance = _Numpy(config.getoption("--mil-tolerance"))
+    limit = config.getoption("--mil-tolerance")
+    np.testing.assert_allclose = _comparison(limit)
     for name in ("converters.mil.testing_utils", "converters.mil.frontend.torch.test.testing_utils"):
         module: Any = importlib.import_module(f"coremltools.{name}")
         module._IS_MACOS = True
-        module.np = tolerance
+        module.np = _Numpy(limit)
     for name in ("models.utils", "models.model"):
         system: Any = importlib.import_module(f"coremltools.{name}")
         system._is_macos, system._macos_version = (lambda: True), (lambda: _MACOS)
@@ -108,48 +129,31 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_MUTANTS] = json.loads(Path(mutants).read_text()) if mutants else {}
 
 
-@contextlib.contextmanager
-def mutated(operation: str, factor: float = 1.01) -> Iterator[None]:
-    """Makes every floating-point result of ``operation`` wrong by ``factor`` while the context lasts."""
-    entry = optable.OPERATIONS[operation]
-    versions = entry if isinstance(entry, dict) else {15: entry}
-    optable.OPERATIONS[operation] = {since: _wrong(function, factor) for since, function in versions.items()}
-    try:
-        yield
-    finally:
-        optable.OPERATIONS[operation] = entry
-
-
-def _wrong(function: optable.Implementation, factor: float) -> optable.Implementation:
-    import functools
-
-    import torch
-
-    @functools.wraps(function)
-    def apply(*arguments: Any, **options: Any) -> Any:
-        def scale(value: Any) -> Any:
-            return value * factor if isinstance(value, torch.Tensor) and value.dtype.is_floating_point else value
-
-        result = function(*arguments, **options)
-        return tuple(scale(value) for value in result) if isinstance(result, tuple) else scale(result)
-
-    return apply
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = [item for item in items if not _neural_network(item)]
     size = config.getoption("--mil-sample")
     if size:
-        groups: dict[str, list[pytest.Item]] = collections.defaultdict(list)
+        groups: dict[tuple[str, ...], list[pytest.Item]] = collections.defaultdict(list)
         for item in chosen:
-            groups[item.nodeid.split("[")[0]].append(item)
+            groups[_kind(item)].append(item)
         generator = random.Random(config.getoption("--mil-seed"))
         kept = {id(item) for group in groups.values() for item in (group if len(group) <= size else generator.sample(group, size))}
         chosen = [item for item in chosen if id(item) in kept]
     if config.getoption("--mil-minutes"):
         random.Random(config.getoption("--mil-seed")).shuffle(chosen)
+    mutants = config.stash[_MUTANTS]
+    chosen = [item for item in chosen if not mutants or test_id(item) in mutants]
+    results = Path(config.getoption("--mil-results"))
+    done = {json.loads(line)["test"] for line in results.read_text().splitlines()} if results.is_file() else set()
+    chosen = [item for item in chosen if test_id(item) not in done]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+def _kind(item: pytest.Item) -> tuple[str, ...]:
+    """A test function and the names among its parameters: one function tests all element-wise operations, each named by a parameter."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return item.nodeid.split("[")[0], *(value for _, value in sorted(parameters.items()) if isinstance(value, str))
 
 
 def _neural_network(item: pytest.Item) -> bool:
@@ -166,6 +170,7 @@ def _neural_network(item: pytest.Item) -> bool:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     RecordingProxy.operations = set()
     RecordingProxy.predicted = 0
+    RecordingProxy.errors = []
     RecordingProxy.old_format = False
     item.stash[_STARTED] = time.perf_counter()
     operation = item.config.stash[_MUTANTS].get(test_id(item))
@@ -175,6 +180,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if time.monotonic() > item.config.stash[_DEADLINE]:
+        item.session.shouldstop = OUT_OF_TIME
         pytest.skip(OUT_OF_TIME)
 
 
@@ -193,7 +199,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     outcome: Any = yield
     report = outcome.get_result()
     path = item.config.getoption("--mil-results")
-    if not path or (report.when != "call" and report.outcome == "passed"):
+    if not path or (report.when != "call" and report.outcome == "passed") or OUT_OF_TIME in _reason(report):
         return
     kinds = sorted(name for name in RecordingProxy.operations if name != "const")
     line = {
@@ -201,6 +207,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         "outcome": "xfailed" if hasattr(report, "wasxfail") and report.skipped else report.outcome,
         "when": report.when,
         "predicted": RecordingProxy.predicted,
+        "needed": max((min(error, HUGE) for error in RecordingProxy.errors), default=None),
         "old_format": RecordingProxy.old_format,
         "operations": kinds,
         "unclaimed": [name for name in kinds if not claimed(name)],
