@@ -11,8 +11,8 @@ do with it: the Neural Engine's accumulation, fused attention, placement, compil
 | ``package``, ``blob``, ``program`` | reading: manifest, protobuf, weight file, operations, and everything that can be wrong with them |
 | ``evaluate``, ``constexpr``, ``ops_*``, ``optable`` | running |
 | ``predict`` | gives coremltools' own ``MLModel.predict`` to systems that lack Core ML |
-| ``locate``, ``audit``, ``ane_lint`` | judging: first operation out of band, changed weights or attributes, what leaves the Neural Engine |
-| ``conformance``, ``conformance_plugin`` | coremltools' own operation tests, run against this evaluator |
+| ``locate``, ``weights``, ``audit``, ``ane_lint`` | judging: first operation out of band, changed weights or attributes, what leaves the Neural Engine |
+| ``conformance*``, ``mutate`` | coremltools' own operation tests, run against this evaluator, and against one that is wrong by 1 % |
 
 Importing this package imports neither torch nor coremltools.
 """
