@@ -24,6 +24,9 @@ PALETTES = ("constexpr_lut_to_dense",)
 NEAREST_TOLERANCE = 2.0**-10
 """Of the magnitudes of a weight and its entry: tables are found on weights rounded to fp16 and are stored so."""
 
+SMALLEST_HALF = np.float32(2.0**-24)
+"""What the converter makes of a number too small for fp16, so that an epsilon does not become zero."""
+
 
 @dataclass(frozen=True)
 class WeightComparison:
@@ -98,7 +101,8 @@ def _equal(found: _Held, wanted: np.ndarray[Any, Any]) -> bool:
     if found.storage in PALETTES:
         return _nearest(found.array.ravel(), wanted.ravel())
     rounded = torch.from_numpy(np.ascontiguousarray(wanted)).half().float().numpy()
-    return bool(np.array_equal(found.array, wanted) or np.array_equal(found.array, rounded))
+    lifted = np.where((rounded == 0) & (wanted != 0), np.copysign(SMALLEST_HALF, wanted), rounded)
+    return bool(np.array_equal(found.array, wanted) or np.all((found.array == rounded) | (found.array == lifted)))
 
 
 def _nearest(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> bool:
