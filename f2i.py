@@ -341,7 +341,10 @@ def bench(
     photo: Annotated[str, typer.Option(help="Megapixels to predict whole photos for, comma-separated.")] = "12,50,200",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
     baseline: Annotated[Path | None, typer.Option(help="An earlier --json of the same device: faster, slower or inconclusive.")] = None,
-    runner: Annotated[Path | None, typer.Option(help="adb: a program of yours instead of Python; takes JOB.json RESULT.json.")] = None,
+    runner: Annotated[
+        list[Path] | None,
+        typer.Option(help="adb: executor_runner, benchmark_model, onnxruntime_perf_test, a package that holds one, or yours."),
+    ] = None,
 ) -> None:
     """Latency with its interval, load time, memory and share of the machine's limit, for every variant and component.
 
@@ -352,7 +355,7 @@ def bench(
     from benchmarks.protocol import bench_json, read_bench, with_baseline
     from runtime_py.bundle import open_bundle
 
-    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, gate, photo, runner)
+    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, gate, photo, tuple(runner or ()))
     before = read_bench(baseline) if baseline else None
     with Steps(err) as steps:
         reports = run_bench(open_bundle(bundle), options, steps.count)

@@ -62,6 +62,11 @@ class Phone:
             raise DeviceError(f"{self.serial}: {command[:60]!r} ended with code {done.returncode}: {words}")
         return done.stdout
 
+    def check(self) -> None:
+        """Raises DeviceError when the device is gone."""
+        if connected(self.adb).get(self.serial) != "device":
+            raise DeviceError(f"{self.serial}: the device is gone")
+
     def try_shell(self, command: str) -> str:
         """The same for what a device may not have: empty when it fails. A device that is gone still raises."""
         done = self._adb(["shell", command], SHELL_SECONDS, f"shell {command[:60]!r}")

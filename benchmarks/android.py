@@ -1,46 +1,40 @@
 """``f2i bench --device adb``: push, run, pull, judge, clean up, on one Android device or on all of them at once.
 
-The runner is Python on the device with an engine's package (Termux, a rooted image, a development board), or a program of the caller's that takes
-the same two arguments, a job and where to write the result (see ``device_runner.py``).
+The runner is Python on the device with an engine's package (Termux, a rooted image, a development board), the engine's own benchmark program
+(``native_runners.py``), or a program of the caller's that takes a job and where to write the result (see ``device_runner.py``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shlex
 import tempfile
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from benchmarks.adb import DeviceError, Phone, connected, find_adb
+from benchmarks.android_run import remote_folder, run_job, run_native, sweep
 from benchmarks.host import versions
-from benchmarks.parity_job import RUNNABLE, Job, judge, stage
+from benchmarks.native_runners import Runner
+from benchmarks.parity_job import RUNNABLE, judge, stage
 from benchmarks.protocol import BenchReport, Device, Row, Settings, with_figures
 from benchmarks.sensors import TemperatureGate
 from runtime_py.bundle import MANIFEST, Bundle
 from runtime_py.errors import UsageError
 from runtime_py.files import sha256_file
 
-PREFIX = "f2i-bench-"
-SPARE_BYTES = 16 << 20
-PYTHONS = ("python3", "/data/data/com.termux/files/usr/bin/python3")
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class AdbOptions:
-    """How to reach devices and what runs on them. ``serials`` empty: every device attached. ``runner``: a local program to push instead of Python."""
+    """How to reach devices and what runs on them. ``serials`` empty: every device attached. ``runners``: programs to push instead of Python."""
 
     serials: tuple[str, ...] = ()
     folder: str = "/data/local/tmp"
     python: str | None = None
-    runner: Path | None = None
+    runners: tuple[Runner, ...] = ()
     run_seconds: float = 900.0
     adb: tuple[str, ...] = ()
 
@@ -87,7 +81,7 @@ def _device(
     gate = TemperatureGate(_PhoneSensors(phone), settings.gate_celsius, settings.gate_seconds)
     try:
         device = describe(phone)
-        _sweep(phone, options.folder)
+        sweep(phone, options.folder)
         notes.append(_condition(phone, "before"))
         for threads in settings.threads:
             for k, (target, precision) in enumerate(variants):
@@ -142,71 +136,18 @@ def describe(phone: Phone) -> Device:
 def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, target: str, precision: str, threads: int) -> list[Row]:
     """One variant on one device, in a folder of its own there that is gone afterwards."""
     try:
-        with tempfile.TemporaryDirectory() as folder, _remote_folder(phone, options.folder) as remote:
+        with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
             job = stage(bundle, target, precision, Path(folder) / "job", threads=threads, warmup=settings.warmup, runs=settings.runs)
-            result = _run(job, options, phone, remote)
-            for call in bundle.manifest.dataflow:
-                name = f"out-{call.result}.npy"
-                if any(i["component"] == call.component and i["error"] is None for i in result["items"]):
-                    phone.pull(f"{remote}/{name}", job.folder / name)
+            runner = next((r for r in options.runners if r.target == target), None)
+            if runner:
+                result = run_native(bundle, job, runner, phone, remote, settings, options.run_seconds)
+            else:
+                program = next((r.path for r in options.runners if r.target is None), None)
+                result = run_job(job, phone, remote, options.run_seconds, python=options.python, program=program)
             return _in_rounds(judge(bundle, job, result, job.folder), settings)
     except DeviceError as e:
-        if phone.serial not in connected(phone.adb):
-            raise
+        phone.check()
         return _failed(bundle, target, precision, threads, str(e))
-
-
-def _run(job: Job, options: AdbOptions, phone: Phone, remote: str) -> dict[str, Any]:
-    size = sum(f.stat().st_size for f in job.folder.iterdir()) + SPARE_BYTES
-    free = phone.free_bytes(remote)
-    if free < size:
-        raise DeviceError(
-            f"{phone.serial}: {free / 1e6:.0f} MB free in {options.folder}, {job.target}/{job.precision} needs {size / 1e6:.0f} MB; free some"
-        )
-    phone.push_content(job.folder, remote)
-    if options.runner:
-        phone.push(options.runner, f"{remote}/runner")
-        command = "chmod 755 runner && exec ./runner job.json result.json"
-    else:
-        command = f"exec {shlex.quote(options.python or _python(phone))} device_runner.py job.json result.json"
-    # The process leaves its number, so that one that hangs can be ended.
-    phone.shell(f"cd {shlex.quote(remote)} && echo $$ > pid && {command}", options.run_seconds)
-    phone.pull(f"{remote}/result.json", job.folder / "result.json")
-    data: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
-    return data
-
-
-def _python(phone: Phone) -> str:
-    for name in PYTHONS:
-        if found := phone.try_shell(f"command -v {name}").strip():
-            return found
-    raise DeviceError(f"{phone.serial}: it has no python3; install Termux's, or give a program of your own with --runner")
-
-
-@contextlib.contextmanager
-def _remote_folder(phone: Phone, parent: str) -> Iterator[str]:
-    """A new folder on the device; afterwards what ran in it is ended and the folder removed. A device that is gone by then is swept next time."""
-    remote = f"{parent}/{PREFIX}{uuid.uuid4().hex[:12]}"
-    phone.shell(f"mkdir -p {shlex.quote(remote)}")
-    try:
-        yield remote
-    finally:
-        with contextlib.suppress(DeviceError):
-            _remove(phone, remote)
-
-
-def _remove(phone: Phone, remote: str) -> None:
-    quoted = shlex.quote(remote)
-    phone.shell(f"[ -f {quoted}/pid ] && {{ kill -9 -$(cat {quoted}/pid) || kill -9 $(cat {quoted}/pid); }} 2>/dev/null; rm -rf {quoted}")
-
-
-def _sweep(phone: Phone, parent: str) -> None:
-    """Remove what a broken run left: folders of ours whose process is not alive."""
-    pattern = f"{shlex.quote(parent)}/{PREFIX}*"
-    script = (
-        f'for d in {pattern}; do [ -f "$d/pid" ] && kill -0 $(cat "$d/pid") 2>/dev/null || [ ! -f "$d/pid" ] || rm -rf "$d"; done; true'
-    )
-    phone.shell(script)
 
 
 def _condition(phone: Phone, when: str) -> str:

@@ -1,108 +1,32 @@
 """``f2i bench --device arm64``: the phone's instruction set without a phone, on ARM kernels under qemu's user-mode emulation.
 
-It proves numbers, not speed: emulated times are a hundred times a processor's and say nothing about one. The engines are the aarch64 wheels of
-PyPI, on named processors (never ``-cpu max``, whose SME emulation gives wrong int8 results without a word).
+It proves numbers, not speed: emulated times are a hundred times a processor's and say nothing about one. What does not depend on the machine is
+how many instructions a run takes. The engines are the aarch64 wheels of PyPI, on named processors (never ``-cpu max``, whose SME emulation gives
+wrong int8 results without a word).
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.debian import closure, package_list, unpack
+from benchmarks.arm64_tools import BACKPORTS, WHEELS, Emulator, setup_arm64
 from benchmarks.host import host_device, versions
 from benchmarks.parity_job import RUNNABLE, Job, judge, run_command, run_here, stage
 from benchmarks.protocol import BenchReport, Row, Settings
 from runtime_py.bundle import MANIFEST, Bundle
 from runtime_py.errors import ToolchainError, UsageError
-from runtime_py.files import atomic_directory, exclusive_lock, sha256_file
+from runtime_py.files import sha256_file
 
 LEVELS = {"cortex-a53": "plain NEON", "cortex-a76": "dot product, fp16", "cortex-a710": "i8mm, SVE2"}
 """Processors that qemu emulates, and what each adds."""
-SUITE, BACKPORTS = "bookworm", "bookworm-backports"
-"""The guest's C library and Python 3.11; and where a qemu of version 10 is, since 7.2 crashes onnxruntime and LiteRT."""
-GUEST = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1")
-NOT_NEEDED = ("debconf", "tzdata", "media-types", "dpkg", "tar", "readline-common")
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-WHEELS = {
-    "onnx": ("onnxruntime==1.32.0", "numpy==2.4.6"),
-    "tflite": ("ai-edge-litert==2.3.0", "numpy==2.4.6"),
-    # 1.4.1 wants torch 2.13, whose aarch64 build on PyPI needs CUDA; this pair runs the same files. --no-deps: the binding needs torch and numpy only.
-    "executorch": ("executorch==1.0.1", "torch==2.9.1", "numpy==2.4.6", "typing-extensions", "sympy==1.14.0", "mpmath==1.3.0"),
-}
-TOOLS_VERSION = "1"
-"""Raised when anything above changes, so that old folders are left alone."""
 RUN_SECONDS = 1800.0
+COUNTED_RUNS = 3
+"""Of each component, after the one that is compared; the median of their instructions is the row's."""
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Emulator:
-    """A folder with qemu, an ARM64 root with Python, and one folder of wheels for each engine."""
-
-    root: Path
-
-    def command(self, cpu: str, target: str, *arguments: str) -> list[str]:
-        """A command line that runs the guest's Python on an emulated processor."""
-        guest = self.root / "guest"
-        settings = {"PYTHONHOME": guest / "usr", "PYTHONPATH": self.root / target, "OPENBLAS_NUM_THREADS": 1, "PYTHONHASHSEED": 0}
-        environment = [part for k, v in settings.items() for part in ("-E", f"{k}={v}")]
-        qemu = str(self.root / "qemu" / "usr" / "bin" / "qemu-aarch64")
-        return [qemu, "-cpu", cpu, "-L", str(guest), *environment, str(guest / "usr" / "bin" / "python3.11"), *arguments]
-
-
-def setup_arm64(progress: Progress = lambda *_: None) -> Emulator:
-    """Everything that emulation needs, fetched once into ``~/.cache/f2i/arm64``: no root, no apt, no binfmt.
-
-    Raises UsageError on a machine that cannot (anything but Linux on x86-64), or when a download fails.
-    """
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise UsageError(
-            f"device arm64 is emulated on Linux x86-64, got {sys.platform} {platform.machine()}; on an ARM machine use --device host"
-        )
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "f2i" / f"arm64-{TOOLS_VERSION}"
-    with exclusive_lock(home.with_suffix(".lock"), busy="another run is setting up the emulator; wait for it", wait=True):
-        if not (home / "qemu").exists():
-            unpack(closure(["qemu-user"], [package_list(BACKPORTS, "amd64")]), home / "qemu", progress)
-        if not (home / "guest").exists():
-            unpack(closure(GUEST, [package_list(SUITE, "arm64")], NOT_NEEDED), home / "guest", progress)
-        for k, target in enumerate(WHEELS):
-            if not (home / target).exists():
-                _wheels(target, home / target)
-            progress("aarch64 engines", k + 1, len(WHEELS))
-    return Emulator(home)
-
-
-def _wheels(target: str, destination: Path) -> None:
-    with atomic_directory(destination) as staging, tempfile.TemporaryFile("w+") as log:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--target",
-            str(staging),
-            "--only-binary=:all:",
-            "--python-version",
-            "3.11",
-        ]
-        command += ["--no-deps"] if target == "executorch" else []
-        command += [part for p in PLATFORMS for part in ("--platform", p)]
-        if subprocess.run([*command, *WHEELS[target]], stdout=log, stderr=log).returncode:
-            log.seek(0)
-            errors = [line for line in log.read().splitlines() if line.startswith("ERROR")] or ["no message"]
-            raise UsageError(
-                f"pip could not fetch the aarch64 wheels of {target}: {errors[-1]}; check the network and run the same command again"
-            )
 
 
 def bench_arm64(
@@ -128,7 +52,8 @@ def bench_arm64(
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for k, (t, p) in enumerate(variants):
-            job = stage(bundle, t, p, Path(folder) / f"{t}-{p}", threads=1, warmup=0, runs=0)
+            counted = 0 if emulator.uncounted else COUNTED_RUNS
+            job = stage(bundle, t, p, Path(folder) / f"{t}-{p}", threads=1, warmup=0, runs=0, counted=counted)
             rows += _variant(bundle, job, emulator, levels)
             shutil.rmtree(job.folder)
             progress("emulated variants", k + 1, len(variants))
@@ -145,6 +70,7 @@ def bench_arm64(
         rows=tuple(rows),
         notes=(
             "emulated: numbers are the ARM kernels' own, times are not a phone's",
+            *([f"instructions were not counted: {emulator.uncounted}"] if emulator.uncounted else []),
             *(f"{c}: {what}" for c, what in LEVELS.items() if c in levels),
         ),
     )

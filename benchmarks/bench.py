@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class BenchOptions:
     sustained: float = 0.0
     gate: float | None = None
     photo: str = "12,50,200"
-    runner: Path | None = None
+    runners: tuple[Path, ...] = ()
 
 
 def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[BenchReport]:
@@ -62,9 +63,11 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
         return [bench_arm64(bundle, settings, target=options.target, precision=options.precision, progress=progress)]
     if kind == "adb":
         from benchmarks.android import AdbOptions, bench_android
+        from benchmarks.native_runners import open_runners
 
-        where = AdbOptions(serials=(serial,) if serial else (), runner=options.runner)
-        return bench_android(bundle, settings, where, target=options.target, precision=options.precision, progress=progress)
+        with tempfile.TemporaryDirectory() as folder:
+            where = AdbOptions(serials=(serial,) if serial else (), runners=open_runners(options.runners, Path(folder)))
+            return bench_android(bundle, settings, where, target=options.target, precision=options.precision, progress=progress)
     report = bench_host(bundle, settings, target=options.target, precision=options.precision, progress=progress)
     return [with_predictions(bundle, report, megapixels)]
 

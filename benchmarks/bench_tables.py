@@ -82,13 +82,15 @@ def bench_notes(report: BenchReport) -> list[str]:
 def compared_table(report: BenchReport) -> Table:
     """One verdict per row that the baseline holds too."""
     table = Table(title=f"against {report.baseline}")
-    for column in ("variant", "component", "threads", "this ÷ baseline", "98 % interval", "verdict"):
+    where = "processor" if report.device.emulated else "threads"
+    for column in ("variant", "component", where, "this ÷ baseline", "98 % interval", "verdict"):
         table.add_column(column, justify="right" if column in {"threads", "this ÷ baseline", "98 % interval"} else "left")
     colours = {"faster": "green", "slower": "red", "inconclusive": "dim"}
     for c in report.compared:
         interval = f"{c.low:.3f} … {'∞' if c.high is None else format(c.high, '.3f')}"
         word = f"[{colours[c.verdict]}]{c.verdict}[/]"
-        table.add_row(f"{c.target}/{c.precision}", c.component, str(c.threads), f"{c.ratio:.3f}", interval, word)
+        at = f"{c.cpu_level}, {c.measure}" if c.cpu_level else str(c.threads)
+        table.add_row(f"{c.target}/{c.precision}", c.component, at, f"{c.ratio:.3f}", interval, word)
     return table
 
 

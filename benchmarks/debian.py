@@ -1,6 +1,7 @@
 """Debian packages unpacked into a folder, without root and without apt: programs for tests and emulation (qemu, adb, an ARM64 Python).
 
-Package lists are fetched from the mirror over HTTPS; every package is checked against the SHA-256 that its list gives.
+Also the source of one, to build what Debian's own build leaves out. Package lists are fetched from the mirror over HTTPS; everything is checked
+against the SHA-256 that its list gives.
 """
 
 from __future__ import annotations
@@ -72,13 +73,31 @@ def unpack(packages: Sequence[Package], destination: Path, progress: Callable[[s
     """Download, check and unpack into a new folder, complete or absent. Maintainer scripts are not run."""
     with atomic_directory(destination) as staging:
         for k, package in enumerate(packages):
-            content = _get(f"{MIRROR}/{package.filename}")
-            digest = hashlib.sha256(content).hexdigest()
-            if digest != package.sha256:
-                raise UsageError(f"{package.filename}: SHA-256 is {digest[:12]}…, Debian's list says {package.sha256[:12]}…; try again")
+            content = _checked(package.filename, package.sha256)
             with tarfile.open(fileobj=io.BytesIO(lzma.decompress(_member(content, "data.tar.xz")))) as data:
                 data.extractall(staging, filter="tar")
             progress("packages", k + 1, len(packages))
+
+
+def unpack_source(suite: str, name: str, destination: Path) -> None:
+    """The upstream source of a package, as the suite has it, into a folder that exists. Raises UsageError when the suite has none."""
+    sources = lzma.decompress(_get(f"{MIRROR}/dists/{suite}/main/source/Sources.xz")).decode().split("\n\n")
+    entries = [e for e in sources if f"\nPackage: {name}\n" in f"\n{e}\n"]
+    found = re.search(r"^ ([0-9a-f]{64}) \d+ (\S+\.orig\.tar\.xz)$", entries[-1], re.M) if entries else None
+    where = re.search(r"^Directory: (.*)$", entries[-1], re.M) if entries else None
+    if not found or not where:
+        raise UsageError(f"Debian's {suite} holds no source of {name!r}; the mirror may have moved on to another release")
+    content = _checked(f"{where[1]}/{found[2]}", found[1])
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:xz") as data:
+        data.extractall(destination, filter="tar")
+
+
+def _checked(filename: str, sha256: str) -> bytes:
+    content = _get(f"{MIRROR}/{filename}")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise UsageError(f"{filename}: SHA-256 is {digest[:12]}…, Debian's list says {sha256[:12]}…; try again")
+    return content
 
 
 def _member(archive: bytes, name: str) -> bytes:

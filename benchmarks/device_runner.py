@@ -2,12 +2,16 @@
 
     python3 device_runner.py JOB.json RESULT.json
 
-JOB is ``{"target", "threads", "warmup", "runs", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}`` with paths
-beside it; RESULT is ``{"engine", "machine", "items": [{"component", "load_ns", "first_ns", "ns": [...], "error"}], "peak_rss_bytes"}``.
+JOB is ``{"target", "threads", "warmup", "runs", "counted", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}`` with paths
+beside it; RESULT is ``{"engine", "machine", "items": [{"component", "load_ns", "first_ns", "ns": [...], "instructions": [...], "error"}],
+"peak_rss_bytes"}``. ``counted`` is 0 but under the emulator whose plugin (``instructions.c``) counts.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import itertools
 import json
 import os
 import platform
@@ -19,6 +23,9 @@ from typing import Any
 
 import numpy as np
 
+MARK = 3873
+"""A system call that no kernel has: the emulator's plugin writes the instructions so far to the file below."""
+INSTRUCTIONS = "instructions.txt"
 Opened = tuple[str, Callable[[list[Any]], Any]]
 
 
@@ -87,7 +94,24 @@ def run_item(item: dict[str, Any], job: dict[str, Any], folder: str) -> tuple[st
         if k == 0 and item.get("output"):
             np.save(beside(item["output"]), output)
     found = {"component": item["component"], "load_ns": load, "first_ns": latencies[0], "ns": latencies[1 + job["warmup"] :], "error": None}
-    return engine, found
+    return engine, found | {"instructions": count_instructions(lambda: run(feeds), job["counted"], beside(INSTRUCTIONS))}
+
+
+def count_instructions(run: Callable[[], Any], times: int, counted: str) -> list[int]:
+    """Instructions of each of several runs, from mark to mark. Nothing else may happen in between, so garbage is not collected."""
+    if not times:
+        return []
+    system_call = ctypes.CDLL(None).syscall
+    gc.collect()
+    gc.disable()
+    for _ in range(times):
+        system_call(MARK)
+        run()
+    system_call(MARK)
+    gc.enable()
+    with open(counted) as file:
+        marks = [int(line) for line in file][-times - 1 :]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def main(job_path: str, result_path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -33,11 +34,17 @@ class Job:
     target: str
     precision: str
     threads: int
-    components: tuple[str, ...]
+    items: tuple[dict[str, Any], ...]
+    """As in ``job.json``."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Their names, in the dataflow's order."""
+        return tuple(item["component"] for item in self.items)
 
 
-def stage(bundle: Bundle, target: str, precision: str, folder: Path, *, threads: int, warmup: int, runs: int) -> Job:
-    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
+def stage(bundle: Bundle, target: str, precision: str, folder: Path, *, threads: int, warmup: int, runs: int, counted: int = 0) -> Job:
+    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``. ``counted``: runs whose instructions are counted.
 
     Raises UsageError when the bundle has no golden vectors, BundleError for a damaged file.
     """
@@ -62,10 +69,10 @@ def stage(bundle: Bundle, target: str, precision: str, folder: Path, *, threads:
                 "output": f"out-{call.result}.npy",
             }
         )
-    job = {"target": target, "threads": threads, "warmup": warmup, "runs": runs, "items": items}
+    job = {"target": target, "threads": threads, "warmup": warmup, "runs": runs, "counted": counted, "items": items}
     (folder / "job.json").write_text(json.dumps(job))
     shutil.copyfile(RUNNER, folder / RUNNER.name)
-    return Job(folder, target, precision, threads, tuple(str(i["component"]) for i in items))
+    return Job(folder, target, precision, threads, tuple(items))
 
 
 def run_here(job: Job, seconds: float) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def run_command(command: list[str], job: Job, result: Path, seconds: float, wher
 def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, note: str = "", native: Path | None = None) -> list[Row]:
     """Rows with parity against the golden outputs and, where ``native`` holds this machine's outputs of the same files, the difference of kernels.
 
-    A row's status is ``gate fell`` when its SQNR is below the bundle's gate or its distance to the native output above the engine's.
+    A result that is ``unchecked`` has no outputs. A row's status is ``gate fell`` when its SQNR is below the bundle's gate or its distance to the native output above the engine's.
     """
     rows = []
     golden = bundle.manifest.golden[0]
@@ -114,9 +121,12 @@ def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, no
                     "first_ns": item["first_ns"],
                     "rounds_ns": tuple((ns,) for ns in item["ns"]),
                     "peak_rss_bytes": result["peak_rss_bytes"],
+                    "instructions": statistics.median_low(item["instructions"]) if item.get("instructions") else None,
                 }
             )
-            row = with_figures(_parity(bundle, row, golden.tensors[call.result], output, native))
+            if not result.get("unchecked"):
+                row = _parity(bundle, row, golden.tensors[call.result], output, native)
+            row = with_figures(row)
         rows.append(row)
     return rows
 

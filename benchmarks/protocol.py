@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmarks.verdict import compare, summarize
+from benchmarks.verdict import compare, compare_counts, summarize
 from runtime_py.errors import UsageError
 
 SCHEMA = 1
@@ -99,7 +100,7 @@ class Row(Record):
     """The time that the machine's limit allows ÷ the median."""
     bound: Literal["arithmetic", "memory"] | None = None
     instructions: int | None = None
-    """Emulation only."""
+    """Of one run, under emulation only: the median of three that follow the first."""
     sqnr_db: float | None = None
     """Parity on the device against the golden vectors, where the device is another."""
     rel_l2: float | None = None
@@ -129,12 +130,14 @@ class Sustained(Record):
 
 
 class Compared(Record):
-    """A row against the baseline's."""
+    """A row against the baseline's, by its time, or under emulation by its instructions."""
 
     target: str
     precision: str
     component: str
     threads: int
+    cpu_level: str | None = None
+    measure: Literal["time", "instructions"] = "time"
     ratio: float
     low: float
     high: float | None
@@ -199,27 +202,9 @@ def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> Be
             f"{source}: measured on {baseline.device.kind} {baseline.device.name} ({baseline.device.cpu}), this run on {report.device.kind} "
             f"{report.device.name} ({report.device.cpu}); a baseline must come from the same device"
         )
-    before = {(r.target, r.precision, r.component, r.threads): r for r in baseline.rows if r.status == "ok"}
+    before = {_key(r): r for r in baseline.rows}
     disturbed = _disturbed(report, baseline)
-    compared = []
-    for row in report.rows:
-        key = (row.target, row.precision, row.component, row.threads)
-        if row.status != "ok" or key not in before:
-            continue
-        c = compare(before[key].rounds_ns, row.rounds_ns)
-        high = None if c.high == float("inf") else c.high
-        compared.append(
-            Compared(
-                target=row.target,
-                precision=row.precision,
-                component=row.component,
-                threads=row.threads,
-                ratio=c.ratio,
-                low=c.low,
-                high=high,
-                verdict="inconclusive" if row.threads in disturbed else c.verdict,
-            )
-        )
+    compared = [c for row in report.rows if (was := before.get(_key(row))) for c in _compare_rows(was, row, row.threads in disturbed)]
     if not compared:
         raise UsageError(f"{source}: it shares no row with this run; measure the baseline with the same targets, precisions and threads")
     notes = tuple(
@@ -227,6 +212,30 @@ def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> Be
         for n, ratio in disturbed.items()
     )
     return report.model_copy(update={"baseline": source, "compared": tuple(compared), "notes": report.notes + notes})
+
+
+def _key(row: Row) -> tuple[str, str, str, int, str | None]:
+    return row.target, row.precision, row.component, row.threads, row.cpu_level
+
+
+def _compare_rows(before: Row, row: Row, disturbed: bool) -> list[Compared]:
+    """The verdict on a row's instructions where both were counted, else on its time where both were timed, else nothing."""
+    same = {
+        "target": row.target,
+        "precision": row.precision,
+        "component": row.component,
+        "threads": row.threads,
+        "cpu_level": row.cpu_level,
+    }
+    if before.instructions and row.instructions:
+        found = compare_counts(before.instructions, row.instructions)
+        return [Compared.model_validate(same | {"measure": "instructions"} | asdict(found))]
+    if before.status == row.status == "ok" and before.rounds_ns and row.rounds_ns:
+        found = compare(before.rounds_ns, row.rounds_ns)
+        verdict = "inconclusive" if disturbed else found.verdict
+        high = None if found.high == float("inf") else found.high
+        return [Compared.model_validate(same | asdict(found) | {"high": high, "verdict": verdict})]
+    return []
 
 
 def _disturbed(report: BenchReport, baseline: BenchReport) -> dict[int, float]:

@@ -17,6 +17,8 @@ from scipy.stats import t as student
 Verdict = Literal["faster", "slower", "inconclusive"]
 MARGIN = 0.05
 """A difference that nobody would act on. A verdict needs the whole interval beyond it, so that a longer run cannot make noise significant."""
+COUNT_MARGIN, COUNT_NOISE = 0.01, 0.001
+"""For counted instructions, which do not depend on the machine: what nobody would act on, and by how much a count may differ when it is repeated."""
 CONFIDENCE = 0.98
 LEAST_ROUNDS = 3
 RESAMPLES = 2000
@@ -73,6 +75,14 @@ def compare(baseline: Sequence[Sequence[int]], current: Sequence[Sequence[int]],
     low, high = math.exp(difference - half), math.exp(difference + half)
     verdict: Verdict = "slower" if low > 1 + margin else "faster" if high < 1 / (1 + margin) else "inconclusive"
     return Comparison(math.exp(difference), low, high, verdict)
+
+
+def compare_counts(baseline: int, current: int) -> Comparison:
+    """Instructions of the same thing, counted twice → whether it changed by more than a hundredth."""
+    ratio = current / baseline
+    low, high = ratio / (1 + COUNT_NOISE), ratio * (1 + COUNT_NOISE)
+    verdict: Verdict = "slower" if low > 1 + COUNT_MARGIN else "faster" if high < 1 / (1 + COUNT_MARGIN) else "inconclusive"
+    return Comparison(ratio, low, high, verdict)
 
 
 def _half_width(a: np.ndarray, b: np.ndarray) -> float:

@@ -55,3 +55,8 @@ class LiteRTSession:
 def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> LiteRTSession:
     """See :func:`runtime_py.engines.open_session`."""
     return LiteRTSession(path, component, inputs, threads)
+
+
+def input_layers(path: Path) -> list[str]:
+    """Names of a model's inputs, in the interpreter's order, which need not be the calling order: that is the sorted names'."""
+    return [str(d["name"]) for d in Interpreter(model_path=str(path)).get_input_details()]

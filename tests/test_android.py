@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.adb import DeviceError, Phone
 from benchmarks.android import AdbOptions, bench_android
+from benchmarks.native_runners import Runner
 from benchmarks.protocol import Settings
 from runtime_py.bundle import open_bundle
 from runtime_py.errors import UsageError
@@ -39,7 +40,7 @@ def options(phone):
 def runner(tmp_path, text):
     path = tmp_path / "runner"
     path.write_text(f"#!/bin/sh\n{text}\n")
-    return path
+    return (Runner(path, None),)
 
 
 def test_bundle_runs_on_the_device_with_parity_and_leaves_nothing(tiny_bundle, options):
@@ -73,7 +74,7 @@ def test_files_survive_the_way_there_and_back(phone, options, tmp_path):
     ],
 )
 def test_a_runner_that_hangs_or_crashes_costs_its_own_rows(tiny_bundle, options, tmp_path, text, words):
-    broken = replace(options, runner=runner(tmp_path, text), run_seconds=3)
+    broken = replace(options, runners=runner(tmp_path, text), run_seconds=3)
     [report] = bench_android(open_bundle(tiny_bundle), QUICK, broken, target="onnx")
     assert {r.status for r in report.rows} == {"failed"} and all(words in r.reason for r in report.rows), report.rows[0].reason
 
@@ -83,7 +84,7 @@ def test_wrong_numbers_on_the_device_fall_through_the_gate(tiny_bundle, options,
     spoil = "import numpy as n; a = n.load('out-sr.npy'); a[0, 0, 0, 0] += 1; n.save('out-sr.npy', a)"
     text = f'{options.python} device_runner.py "$@" && {options.python} -c "{spoil}"'
     [report] = bench_android(
-        open_bundle(tiny_bundle), QUICK, replace(options, runner=runner(tmp_path, text)), target="onnx", precision="fp32"
+        open_bundle(tiny_bundle), QUICK, replace(options, runners=runner(tmp_path, text)), target="onnx", precision="fp32"
     )
     status = {r.component: r.status for r in report.rows}
     assert status == {"feature_encoder": "ok", "unet": "gate fell"}
@@ -99,7 +100,7 @@ def test_a_full_device_is_told_before_anything_is_pushed(tiny_bundle, phone, opt
 def test_a_device_that_disconnects_costs_no_other_device_anything(tiny_bundle, phone, options, tmp_path):
     """Two devices at once; the second goes while its runner runs. What it leaves is swept by the next run."""
     text = f'touch {tmp_path}/running; sleep 3; exec {options.python} device_runner.py "$@"'
-    both = replace(options, serials=(ONE, TWO), runner=runner(tmp_path, text))
+    both = replace(options, serials=(ONE, TWO), runners=runner(tmp_path, text))
 
     def pull_the_plug():
         while not (tmp_path / "running").exists():
