@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from benchmarks.doctor import examine
-from benchmarks.protocol import BenchReport, Device, Limit, OpTime, Row, Sample, Settings, Sustained, with_figures
+from benchmarks.protocol import BenchReport, Device, Layer, Limit, OpTime, Row, Sample, Settings, Sustained, with_figures
 from benchmarks.sensors import Sensors, TemperatureGate
 from benchmarks.workers import Worker, worker
 from runtime_py import __version__
@@ -80,7 +80,8 @@ def bench_host(
         raise UsageError(f"{bundle.root}: nothing to measure for that target and precision; it holds {have or 'no complete variant'}")
     timed = [v for v in variants if v[0] != "coreml" or sys.platform == "darwin"]
     rows = [_untimed(v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
-    flops = _costs(bundle)
+    layers = _layers(bundle)
+    flops = {c: sum(x.flops for x in layers if x.component == c) for c in bundle.manifest.components}
     sensors = sensors or Sensors()
     gate = TemperatureGate(sensors, settings.gate_celsius, settings.gate_seconds)
     limits, sustained = [], []
@@ -103,6 +104,7 @@ def bench_host(
         manifest_sha256=sha256_file(bundle.root / MANIFEST),
         settings=settings,
         limits=tuple(limits),
+        layers=layers,
         rows=tuple(rows),
         sustained=tuple(sustained),
         notes=(gate.note(), *((f"every run made {slowdown:.0%} longer on purpose",) if slowdown else ())),
@@ -141,11 +143,12 @@ def _untimed(variant: tuple[str, str], component: str, threads: int) -> Row:
     return Row(target=variant[0], precision=variant[1], component=component, threads=threads, status="not timed", reason=reason)
 
 
-def _costs(bundle: Bundle) -> dict[str, int]:
-    """Operations of one call of each component, counted in a process of its own."""
+def _layers(bundle: Bundle) -> tuple[Layer, ...]:
+    """Operations of one call of each component by layer, in the graph's order, counted in a process of its own."""
     with worker("counting") as one:
         programs = {name: str(bundle.check(c.reference)) for name, c in bundle.manifest.components.items()}
-        return {name: one.ask({"do": "cost", "program": program})["flops"] for name, program in programs.items()}
+        counted = {name: one.ask({"do": "cost", "program": program}) for name, program in programs.items()}
+    return tuple(Layer(component=c, layer=name, flops=flops) for c, cost in counted.items() for name, flops in cost["layers"].items())
 
 
 def _groups(bundle: Bundle, variants: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:

@@ -129,7 +129,7 @@ def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
             from benchmarks.graph_cost import graph_cost
 
             cost = graph_cost(Path(request["program"]))
-            return {"flops": cost.flops, "layers": dict(cost.layers)}
+            return {"layers": dict(cost.layers)}
         case other:
             raise UsageError(f"request {other!r} is unknown")
 

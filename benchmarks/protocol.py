@@ -108,6 +108,14 @@ class Row(Record):
     ops: tuple[OpTime, ...] = ()
 
 
+class Layer(Record):
+    """A part of a component's reference graph, by the names of its modules, and the operations that it takes."""
+
+    component: str
+    layer: str
+    flops: int
+
+
 class Sample(Record):
     """A moment of a sustained run. Null where the device has no such sensor."""
 
@@ -174,6 +182,7 @@ class BenchReport(Record):
     manifest_sha256: str
     settings: Settings
     limits: tuple[Limit, ...] = ()
+    layers: tuple[Layer, ...] = ()
     rows: tuple[Row, ...] = ()
     sustained: tuple[Sustained, ...] = ()
     predictions: tuple[Prediction, ...] = ()

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmarks.doctor import examine
+from benchmarks.report_bench import bench_parts
 from benchmarks.report_charts import Variant, scatter, shares
 from benchmarks.report_images import HEAT_DECADES, INFERNO, ReportImages
 from benchmarks.sensitivity_charts import trade_off, unit_rows
@@ -79,7 +80,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
         inferno=INFERNO,
         decades=HEAT_DECADES,
         bench=bench,
-        limits=[r for r in bench["rows"] if r["status"] == "ok" and r.get("limit_share") is not None] if bench else [],
+        **(bench_parts(bench) if bench else {}),
         doctor=examine(),
         command=shlex.join(command),
         manifest_sha256=sha256_file(bundle.root / MANIFEST),

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import launch_options
 from playwright.sync_api import sync_playwright
 
-from benchmarks.protocol import BenchReport, Device, Row, Settings, bench_json, with_figures
+from benchmarks.protocol import BenchReport, Device, Layer, Limit, OpTime, Prediction, Row, Settings, bench_json, with_figures
 from benchmarks.report import write_report
 from benchmarks.report_charts import Variant, pareto_front, scatter
 from benchmarks.report_images import ReportImages, heat_map
@@ -25,7 +25,28 @@ BENCH = BenchReport(
     bundle="tiny",
     manifest_sha256="0" * 64,
     settings=Settings(),
-    rows=(with_figures(Row(**ROW, flops=7_000_000_000, limit_share=0.4321, bound="arithmetic")),),
+    limits=(Limit(threads=2, fp32_flops=5e11, int8_ops=2e12, bandwidth=1e10),),
+    layers=tuple(
+        Layer(component="unet", layer=f"denoiser.unet.{part}", flops=f) for part, f in [("conv_in", 10**9), ("mid_block", 3 * 10**9)]
+    ),
+    rows=(
+        with_figures(
+            Row(**ROW, flops=7_000_000_000, limit_share=0.4321, bound="arithmetic", ops=(OpTime(op="FusedConv", calls=7, ns=9_000_000),))
+        ),
+    ),
+    predictions=(
+        Prediction(
+            target="onnx",
+            precision="fp32",
+            threads=2,
+            megapixels=12,
+            tiles=300,
+            seconds=70,
+            peak_rss_bytes=10**9,
+            core_seconds=140,
+            error=-0.09,
+        ),
+    ),
 )
 WIDTHS = {"phone": (390, 844), "desk": (1440, 900)}
 
@@ -71,6 +92,7 @@ def parts(page):
     """Opens every part in turn."""
     for tab in page.get_by_role("tab").all():
         tab.click()
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
         yield tab.inner_text()
 
 
@@ -127,6 +149,9 @@ def test_page_holds_what_the_report_measured(made):
     assert shlex.join(COMMAND).replace("'", "&#39;") in text
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", text)
     assert "Against the machine" in text and "43.21%" in text and "onnx/fp32 unet" in text
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", text, re.S)]
+    assert ["denoiser.unet.mid_block", "3.00", "75.00%", "6.00"] in rows and ["FusedConv", "7", "9.00", "100.00%"] in rows
+    assert any(row[:1] == ["12"] and row[-1] == "-9%" for row in rows)
     assert text.count("<tr>") >= len(report.components) + len(report.photos)
     assert json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1]).keys() == {p["image"] for p in report.photos}
     assert "images" not in report.as_json() and set(report.as_json()) == {
