@@ -12,6 +12,8 @@ from benchmarks.protocol import BenchReport, Settings
 from runtime_py.bundle import Bundle
 from runtime_py.errors import GateError, ToolchainError, UsageError
 
+ALL_SECONDS, ROW_SECONDS = 140.0, 6.0
+"""For what is timed in all, and for one row: with loading, warming up and the photos, a bundle of nine variants ends within five minutes."""
 DEVICES = ("host", "arm64", "adb", "apple")
 
 
@@ -24,7 +26,7 @@ class BenchOptions:
     precision: str | None = None
     warmup: int = 10
     runs: int = 50
-    seconds: float = 6.0
+    seconds: float | None = None
     threads: str = "2,1"
     sustained: float = 0.0
     gate: float | None = None
@@ -40,12 +42,13 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
     kind, _, serial = options.device.partition(":")
     if kind not in DEVICES or (serial and kind != "adb"):
         raise UsageError(f"device {options.device!r} is unknown; choose from host, arm64, adb, adb:SERIAL, apple")
+    threads = tuple(int(n) for n in _numbers(options.threads, "threads", r"[1-9]\d{0,2}"))
     settings = Settings(
         warmup=options.warmup,
         runs=options.runs,
         rounds=min(10, options.runs),
-        seconds=options.seconds,
-        threads=tuple(int(n) for n in _numbers(options.threads, "threads", r"[1-9]\d{0,2}")),
+        seconds=options.seconds or _share(bundle, options.target, options.precision, len(threads)),
+        threads=threads,
         sustained_minutes=options.sustained,
         gate_celsius=options.gate,
     )
@@ -70,6 +73,12 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
             return bench_android(bundle, settings, where, target=options.target, precision=options.precision, progress=progress)
     report = bench_host(bundle, settings, target=options.target, precision=options.precision, progress=progress)
     return [with_predictions(bundle, report, megapixels)]
+
+
+def _share(bundle: Bundle, target: str | None, precision: str | None, threads: int) -> float:
+    """Seconds that a row may take where none are given: an equal share of :data:`ALL_SECONDS`, at most :data:`ROW_SECONDS`."""
+    timed = [v for v in bundle.manifest.variants() if v[0] != "coreml" and target in (None, v[0]) and precision in (None, v[1])]
+    return min(ROW_SECONDS, round(ALL_SECONDS / max(1, len(timed) * len(bundle.manifest.components) * threads), 1))
 
 
 def json_path(path: Path, report: BenchReport, reports: int) -> Path:

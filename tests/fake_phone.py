@@ -6,6 +6,7 @@ Run under ``unshare`` by :func:`start`; prints a line when it serves, ends when 
 import contextlib
 import fcntl
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -88,15 +89,22 @@ def serve(full, log):
         up = struct.pack("16sh", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
         fcntl.ioctl(control, 0x8914, up)  # SIOCSIFFLAGS
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full], check=True)
-    with open(log, "wb") as file, subprocess.Popen([str(CACHE / TOOLS / "adbd")], stdout=file, stderr=file, cwd="/") as daemon:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 5555), timeout=1):
-                break
-            time.sleep(0.1)
-        sys.stdout.write("serving\n")
-        sys.stdout.flush()
-        sys.stdin.read()
-        daemon.kill()
+    said = False
+    with open(log, "wb") as file:
+        while True:  # a daemon that is killed comes back, as a phone that reboots
+            with subprocess.Popen([str(CACHE / TOOLS / "adbd")], stdout=file, stderr=file, cwd="/") as daemon:
+                for _ in range(100):
+                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 5555), timeout=1):
+                        break
+                    time.sleep(0.1)
+                if not said:
+                    sys.stdout.write("serving\n")
+                    sys.stdout.flush()
+                    said = True
+                while daemon.poll() is None:
+                    if select.select([sys.stdin], [], [], 0.2)[0]:
+                        daemon.kill()
+                        return
 
 
 if __name__ == "__main__":

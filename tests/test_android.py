@@ -8,7 +8,7 @@ from dataclasses import replace
 import fake_phone
 import pytest
 
-from benchmarks.adb import DeviceError, Phone
+from benchmarks.adb import DeviceError, Phone, connected
 from benchmarks.android import AdbOptions, bench_android
 from benchmarks.native_runners import Runner
 from benchmarks.protocol import Settings
@@ -120,6 +120,19 @@ def test_a_device_that_disconnects_costs_no_other_device_anything(tiny_bundle, p
         time.sleep(0.2)
     [again] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, serials=(TWO,)), target="onnx", precision="fp32")
     assert {r.status for r in again.rows} == {"ok"}
+
+
+def test_a_device_that_reboots_costs_its_rows_and_serves_again(tiny_bundle, phone, options, tmp_path):
+    """The runner takes adbd down with it; what it leaves is swept by the next run."""
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, runners=runner(tmp_path, "kill -9 $PPID")), target="onnx")
+    assert {r.status for r in report.rows} == {"failed"} and len(report.rows) == 4
+    for _ in range(50):
+        phone.connect(ONE)
+        if connected(phone.adb).get(ONE) == "device":
+            break
+        time.sleep(0.2)
+    [again] = bench_android(open_bundle(tiny_bundle), QUICK, options, target="onnx", precision="fp32")
+    assert {r.status for r in again.rows} == {"ok"}, [r.reason for r in again.rows]
 
 
 def test_devices_that_are_not_there_are_bad_usage(tiny_bundle, options):
