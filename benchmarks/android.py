@@ -18,7 +18,7 @@ from benchmarks.android_run import remote_folder, run_job, run_native, sweep
 from benchmarks.host import versions
 from benchmarks.native_runners import Runner
 from benchmarks.parity_job import RUNNABLE, judge, stage
-from benchmarks.protocol import BenchReport, Device, Row, Settings, with_figures
+from benchmarks.protocol import BenchReport, Device, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from benchmarks.sensors import TemperatureGate
 from runtime_py.bundle import MANIFEST, Bundle
 from runtime_py.errors import UsageError
@@ -75,6 +75,7 @@ def _device(
 ) -> BenchReport:
     rows: list[Row] = []
     notes: list[str] = []
+    sustained: list[Sustained] = []
     device = Device(
         kind="adb", name=phone.serial, serial=phone.serial, os="Android", machine="unknown", cpu="unknown", cores=0, memory_bytes=0
     )
@@ -88,6 +89,9 @@ def _device(
                 gate.wait()
                 rows += _variant(bundle, settings, options, phone, target, precision, threads)
                 progress(f"{phone.serial}, {threads} threads", k + 1, len(variants))
+            if settings.sustained_minutes:
+                sustained.append(_sustain(bundle, settings, options, phone, variants[0], threads))
+                notes.append(_condition(phone, f"after {settings.sustained_minutes:g} minutes on {threads} threads"))
         notes += [_condition(phone, "after"), gate.note()]
     except DeviceError as e:
         notes.append(str(e))
@@ -102,6 +106,7 @@ def _device(
         manifest_sha256=sha256_file(bundle.root / MANIFEST),
         settings=settings,
         rows=tuple(rows),
+        sustained=tuple(sustained),
         notes=tuple(notes),
     )
 
@@ -148,6 +153,18 @@ def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Pho
     except DeviceError as e:
         phone.check()
         return _failed(bundle, target, precision, threads, str(e))
+
+
+def _sustain(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: tuple[str, str], threads: int) -> Sustained:
+    """Whole tiles without a pause, by Python on the device. Raises DeviceError."""
+    seconds = 60 * settings.sustained_minutes
+    with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
+        job = stage(bundle, *variant, Path(folder) / "job", threads=threads, warmup=0, runs=0, sustained=seconds)
+        result = run_job(job, phone, remote, options.run_seconds + seconds, python=options.python)
+    failed = [i["error"] for i in result["items"] if i["error"]]
+    if failed:
+        raise DeviceError(f"{phone.serial}: sustained run of {'/'.join(variant)}: {failed[0]}")
+    return sustained_run(*variant, threads, tuple(Sample.model_validate(s) for s in result["samples"]))
 
 
 def _condition(phone: Phone, when: str) -> str:

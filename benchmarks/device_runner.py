@@ -2,15 +2,17 @@
 
     python3 device_runner.py JOB.json RESULT.json
 
-JOB is ``{"target", "threads", "warmup", "runs", "counted", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}`` with paths
+JOB is ``{"target", "threads", "warmup", "runs", "counted", "sustained", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}`` with paths
 beside it; RESULT is ``{"engine", "machine", "items": [{"component", "load_ns", "first_ns", "ns": [...], "instructions": [...], "error"}],
-"peak_rss_bytes"}``. ``counted`` is 0 but under the emulator whose plugin (``instructions.c``) counts.
+"samples": [{"at_ns", "tile_ns", "celsius", "megahertz"}], "peak_rss_bytes"}``. ``counted`` is 0 but under the emulator whose plugin
+(``instructions.c``) counts; with ``sustained`` seconds, whole tiles are run without a pause in the end.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import glob
 import itertools
 import json
 import os
@@ -26,6 +28,7 @@ import numpy as np
 MARK = 3873
 """A system call that no kernel has: the emulator's plugin writes the instructions so far to the file below."""
 INSTRUCTIONS = "instructions.txt"
+THERMAL, CLOCKS = "/sys/class/thermal/thermal_zone*/temp", "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
 Opened = tuple[str, Callable[[list[Any]], Any]]
 
 
@@ -114,6 +117,42 @@ def count_instructions(run: Callable[[], Any], times: int, counted: str) -> list
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
+def sustain(job: dict[str, Any], folder: str) -> list[dict[str, Any]]:
+    """Every component in turn, again and again, with temperature and clock beside each tile."""
+    runs = []
+    for item in job["items"]:
+        feeds = [np.load(os.path.join(folder, name)) for name in item["inputs"]]
+        runs.append((ENGINES[job["target"]](os.path.join(folder, item["path"]), job["threads"])[1], feeds))
+    samples: list[dict[str, Any]] = []
+    start = time.perf_counter_ns()
+    while (began := time.perf_counter_ns()) - start < job["sustained"] * 1e9:
+        for run, feeds in runs:
+            run(feeds)
+        spent = time.perf_counter_ns() - began
+        celsius = [c for c in readings(THERMAL) if -30 <= c <= 150]
+        samples.append(
+            {
+                "at_ns": began - start,
+                "tile_ns": spent,
+                "celsius": max(celsius, default=None),
+                "megahertz": max(readings(CLOCKS), default=None),
+            }
+        )
+    return samples
+
+
+def readings(pattern: str) -> list[float]:
+    """Thousandths that the kernel gives in files; those that cannot be read are left out."""
+    found = []
+    for path in glob.glob(pattern):
+        try:
+            with open(path) as file:
+                found.append(int(file.read()) / 1e3)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
 def main(job_path: str, result_path: str) -> None:
     """Run the job; an item that fails says so and costs no other."""
     with open(job_path) as file:
@@ -126,6 +165,8 @@ def main(job_path: str, result_path: str) -> None:
         except Exception as e:  # whatever an engine raises is this item's result
             found = {"component": item["component"], "load_ns": None, "first_ns": None, "ns": [], "error": f"{type(e).__name__}: {e}"[:500]}
         result["items"].append(found)
+    if job["sustained"]:
+        result["samples"] = sustain(job, folder)
     result["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with open(result_path, "w") as file:
         json.dump(result, file)

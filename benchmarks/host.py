@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.doctor import examine
-from benchmarks.protocol import BenchReport, Device, Layer, Limit, OpTime, Row, Sample, Settings, Sustained, with_figures
+from benchmarks.protocol import BenchReport, Device, Layer, Limit, OpTime, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from benchmarks.sensors import Sensors, TemperatureGate
 from benchmarks.workers import Worker, worker
 from runtime_py import __version__
@@ -309,14 +308,4 @@ def _sustain(bundle: Bundle, variant: tuple[str, str], threads: int, settings: S
             progress(f"sustained, {threads} threads", min(int(at / 1e9), int(seconds)), max(1, int(seconds)))
     finally:
         m.process.close()
-    minute = min(60e9, seconds * 1e9 / 2)
-    first = [s.tile_ns for s in samples if s.at_ns <= minute]
-    last = [s.tile_ns for s in samples if s.at_ns >= samples[-1].at_ns - minute]
-    return Sustained(
-        target=variant[0],
-        precision=variant[1],
-        threads=threads,
-        samples=tuple(samples),
-        first_minute_ns=int(statistics.median(first)),
-        last_minute_ns=int(statistics.median(last)),
-    )
+    return sustained_run(*variant, threads, tuple(samples))

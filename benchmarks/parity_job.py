@@ -43,8 +43,21 @@ class Job:
         return tuple(item["component"] for item in self.items)
 
 
-def stage(bundle: Bundle, target: str, precision: str, folder: Path, *, threads: int, warmup: int, runs: int, counted: int = 0) -> Job:
-    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``. ``counted``: runs whose instructions are counted.
+def stage(
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    folder: Path,
+    *,
+    threads: int,
+    warmup: int,
+    runs: int,
+    counted: int = 0,
+    sustained: float = 0.0,
+) -> Job:
+    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
+
+    ``counted``: runs whose instructions are counted. ``sustained``: seconds of whole tiles without a pause, afterwards.
 
     Raises UsageError when the bundle has no golden vectors, BundleError for a damaged file.
     """
@@ -69,7 +82,7 @@ def stage(bundle: Bundle, target: str, precision: str, folder: Path, *, threads:
                 "output": f"out-{call.result}.npy",
             }
         )
-    job = {"target": target, "threads": threads, "warmup": warmup, "runs": runs, "counted": counted, "items": items}
+    job = {"target": target, "threads": threads, "warmup": warmup, "runs": runs, "counted": counted, "sustained": sustained, "items": items}
     (folder / "job.json").write_text(json.dumps(job))
     shutil.copyfile(RUNNER, folder / RUNNER.name)
     return Job(folder, target, precision, threads, tuple(items))

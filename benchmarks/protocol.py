@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -135,6 +136,19 @@ class Sustained(Record):
     first_minute_ns: int
     last_minute_ns: int
     """Medians: what a user's first photo and a warm phone see."""
+
+
+def sustained_run(target: str, precision: str, threads: int, samples: tuple[Sample, ...]) -> Sustained:
+    """Samples of a run, at least one → the run with its first and last minute, or halves of a shorter one."""
+    minute = min(60e9, samples[-1].at_ns / 2)
+    return Sustained(
+        target=target,
+        precision=precision,
+        threads=threads,
+        samples=samples,
+        first_minute_ns=int(median(s.tile_ns for s in samples if s.at_ns <= minute)),
+        last_minute_ns=int(median(s.tile_ns for s in samples if s.at_ns >= samples[-1].at_ns - minute)),
+    )
 
 
 class Compared(Record):

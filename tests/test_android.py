@@ -53,6 +53,15 @@ def test_bundle_runs_on_the_device_with_parity_and_leaves_nothing(tiny_bundle, o
         assert row.sqnr_db > 90 and sum(map(len, row.rounds_ns)) == 6 and len(row.rounds_ns) == 3 and row.median_ns > 0
 
 
+def test_sustained_run_logs_tiles_temperature_and_clock(tiny_bundle, options):
+    settings = QUICK.model_copy(update={"sustained_minutes": 0.03})
+    [report] = bench_android(open_bundle(tiny_bundle), settings, options, target="onnx", precision="fp32")
+    [run] = report.sustained
+    assert len(run.samples) > 3 and run.samples[-1].at_ns > 1.5e9 and run.first_minute_ns > 0 and run.last_minute_ns > 0
+    assert all(s.celsius is None or -30 <= s.celsius <= 150 for s in run.samples)
+    assert any("after 0.03 minutes" in note for note in report.notes)
+
+
 def test_files_survive_the_way_there_and_back(phone, options, tmp_path):
     content = bytes(range(256)) * 5000
     (tmp_path / "there").write_bytes(content)

@@ -1,7 +1,9 @@
 """The phone's instruction set under emulation: the real qemu, the real aarch64 engines. Needs Debian's mirror and PyPI once; kept in the cache."""
 
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,12 @@ import pytest
 from benchmarks import arm64
 from benchmarks.debian import Package as DebianPackage
 from benchmarks.debian import closure
-from benchmarks.protocol import Settings
+from benchmarks.protocol import Settings, with_baseline
+from benchmarks.qemu_build import compiler
 from runtime_py.bundle import open_bundle
 from runtime_py.errors import UsageError
 
+ROOT = Path(__file__).resolve().parent.parent
 HERE = (sys.platform, platform.machine()) == ("linux", "x86_64")
 emulated = pytest.mark.skipif(not HERE, reason="emulation is for Linux on x86-64; an ARM machine runs the engines natively")
 
@@ -55,6 +59,44 @@ def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundl
         np.save(output, np.load(output) * np.float32(1.0001))
     rows = judge(bundle, job, result, job.folder, native=native)
     assert {r.status for r in rows} == {"gate fell"} and all("relative L2" in r.reason for r in rows)
+
+
+@emulated
+@pytest.mark.slow
+def test_int8_kernels_compute_what_x86_does(cache, tmp_path):
+    quantize = ["quantize", "tiny", "--recipe", "w8a8", "--out", str(tmp_path / "int8")]
+    export = [
+        "export",
+        str(tmp_path / "int8"),
+        "--target",
+        "executorch,tflite,onnx",
+        "--precision",
+        "w8a8",
+        "--out",
+        str(tmp_path / "bundle"),
+    ]
+    for command in (quantize, export):
+        subprocess.run([sys.executable, str(ROOT / "f2i.py"), *command], check=True, timeout=1200)
+    report = arm64.bench_arm64(open_bundle(tmp_path / "bundle"), Settings())
+    assert len(report.rows) == 18
+    for row in report.rows:
+        assert row.rel_l2 is not None and row.rel_l2 < 5e-3, row.reason
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="qemu's plugins need a C compiler")
+def test_instruction_counts_repeat_and_are_compared(tiny_bundle):
+    first, again = (
+        arm64.bench_arm64(open_bundle(tiny_bundle), Settings(), target="tflite", precision="fp32", levels=("cortex-a53", "cortex-a76"))
+        for _ in range(2)
+    )
+    counts = {(r.component, r.cpu_level): r.instructions for r in first.rows}
+    for row in again.rows:
+        assert abs(row.instructions / counts[row.component, row.cpu_level] - 1) < 1e-3
+    assert counts["unet", "cortex-a53"] > counts["feature_encoder", "cortex-a53"] > 1e4
+    same = with_baseline(again, first, "first").compared
+    assert len(same) == 4 and {(c.measure, c.verdict) for c in same} == {("instructions", "inconclusive")}
 
 
 def test_other_machines_are_told_what_to_use(monkeypatch):

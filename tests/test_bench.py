@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.bench import BenchOptions, run_bench
 from benchmarks.host import bench_host
-from benchmarks.protocol import BenchReport, Settings, bench_json, read_bench, with_baseline
+from benchmarks.protocol import BenchReport, Device, Row, Settings, bench_json, read_bench, with_baseline
 from benchmarks.sensors import Sensors, TemperatureGate
 from benchmarks.verdict import compare, summarize
 from runtime_py.bundle import open_bundle
@@ -57,6 +57,17 @@ def test_a_difference_nobody_would_act_on_is_inconclusive_however_sure():
 
 def test_two_rounds_conclude_nothing():
     assert compare([[10], [10]], [[30], [30]]).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(("now", "verdict"), [(1000, "inconclusive"), (1005, "inconclusive"), (1012, "slower"), (985, "faster")])
+def test_counted_instructions_are_compared_by_a_hundredth(now, verdict):
+    base = {"target": "onnx", "precision": "fp32", "component": "unet", "threads": 1, "status": "ok", "cpu_level": "cortex-a53"}
+    device = Device(kind="arm64", name="qemu", os="Linux", machine="aarch64", cpu="cortex-a53", cores=1, memory_bytes=1, emulated=True)
+    common = {"created": "now", "device": device, "versions": {}, "bundle": "b", "manifest_sha256": "0", "settings": Settings()}
+    before, after = (BenchReport(**common, rows=(Row(**base, instructions=n * 10**6),)) for n in (1000, now))
+    [found] = with_baseline(after, before, "before").compared
+    assert (found.measure, found.verdict, found.cpu_level) == ("instructions", verdict, "cortex-a53")
+    assert found.low < found.ratio < found.high
 
 
 def test_bootstrap_interval_covers_the_median():
