@@ -81,19 +81,19 @@ def _variant(bundle: Bundle, job: Job, emulator: Emulator, levels: tuple[str, ..
     native = job.folder / "native"
     native.mkdir()
     rows: list[Row] = []
+    missing: ToolchainError | None = None
     try:
         run_here(job, RUN_SECONDS)
         for output in job.folder.glob("out-*.npy"):
             output.rename(native / output.name)
-        missing = ""
     except ToolchainError as e:
-        missing = str(e)
+        missing = e
     for cpu in levels:
         for left in [*job.folder.glob("out-*.npy"), *job.folder.glob("result.json")]:
             left.unlink()
         try:
             if missing:
-                raise ToolchainError(component=f"{job.target}/{job.precision}", target="host", stage="run", reason=missing)
+                raise missing
             command = emulator.command(cpu, job.target, "device_runner.py", "job.json", "result.json")
             result = run_command(command, job, job.folder / "result.json", RUN_SECONDS, f"arm64 {cpu}")
             found = judge(bundle, job, result, job.folder, note=f", emulated {cpu}", native=native)
