@@ -336,7 +336,7 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Timed runs, in ten rounds that take turns with the other variants.")] = 50,
     seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="The longest that one row may take. Default: 6, less where many rows share 140.", show_default=False),
+        typer.Option(min=0.1, help="The longest that one row may take. Default: 6, less where many rows share 80.", show_default=False),
     ] = None,
     threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "2,1",
     sustained: Annotated[float, typer.Option(min=0, help="Minutes of tiles without a pause, with temperature and clocks.")] = 0.0,

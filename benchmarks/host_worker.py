@@ -1,7 +1,8 @@
 """The process that a variant is measured in: it holds that variant's engine alone, so that its memory and its threads are its own.
 
 Reads one JSON request a line on stdin and answers with one JSON line on its original stdout; whatever an engine prints goes to stderr.
-Requests: ``open``, ``run``, ``profile``, ``photo``, ``upscale``, ``overhead``, ``limit``, ``cost``. An answer is ``{"ok": ...}`` or ``{"error": "one line"}``.
+Requests: ``import``, ``open``, ``run``, ``profile``, ``photo``, ``upscale``, ``overhead``, ``limit``, ``cost``. An answer is ``{"ok": ...}`` or
+``{"error": "one line"}``.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class Variant:
     def open(self) -> dict[str, Any]:
         """Load every component: ``{"engine", "load_ns": {component}}``."""
         load, feeds = {}, golden_inputs(self.bundle)
-        if installed(self.target):
-            importlib.import_module(ENGINES[self.target].module)  # the library's own start is not the model's load time
+        import_engine(self.target)
         for name in self.components():
             path, shapes = self.artifact(name)
             began = time.perf_counter_ns()
@@ -79,6 +79,12 @@ class Variant:
         return module.profile_ops(path, self.feeds[component], threads=self.threads)
 
 
+def import_engine(target: str) -> None:
+    """The library's own start, which is not the model's load time."""
+    if installed(target):
+        importlib.import_module(ENGINES[target].module)
+
+
 def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
     """Inputs of every component from the bundle's first golden case. Raises UsageError when it has none."""
     if not bundle.manifest.golden:
@@ -101,6 +107,8 @@ def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
                 open_bundle(Path(request["bundle"])), request["target"], request["precision"], request["threads"], request["slowdown"]
             )
             return state["variant"].open()
+        case "import":
+            return import_engine(request["target"])
         case "run":
             latencies = state["variant"].run(request["component"], request["times"], request["seconds"])
             return {"ns": latencies, "peak_rss_bytes": peak_rss()}
