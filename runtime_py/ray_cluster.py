@@ -25,10 +25,21 @@ def ray_cluster(address: str, *, command: str, target: str) -> Iterator[Any]:
 
     try:
         if not ray.is_initialized():
-            ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            _join(ray, address, target)
         yield ray
     except (ray.exceptions.RayError, ConnectionError) as e:
-        reason = str(e).strip().splitlines()[-1]
-        raise ToolchainError(component="all components", target=target, stage="ray", reason=reason) from e
+        raise _failure(e, target) from e
     finally:
         ray.shutdown()
+
+
+def _join(ray: Any, address: str, target: str) -> None:
+    try:
+        ray.init(address=None if address == LOCAL else address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+    except Exception as e:  # Ray raises bare Exception when its own processes do not come up in time
+        raise _failure(e, target) from e
+
+
+def _failure(error: Exception, target: str) -> ToolchainError:
+    reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return ToolchainError(component="all components", target=target, stage="ray", reason=reason[0])
