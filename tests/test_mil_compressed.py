@@ -15,12 +15,13 @@ from mil_programs import WEIGHTS, attribute, edit, rehash  # noqa: E402
 from export.bundle import ExportOptions, export_bundle  # noqa: E402
 from export.lowering import LoweringRequest, lower  # noqa: E402
 from quantize import checkpoint  # noqa: E402
-from quantize.calibrate import ComponentInputs, calibrate_component, component_layers, rewritten  # noqa: E402
+from quantize.calibrate import ComponentInputs, calibrate_component, component_layers  # noqa: E402
 from quantize.capture import rewrite  # noqa: E402
 from quantize.models.model import build_components  # noqa: E402
 from quantize.quantize_job import QuantizeOptions, quantize_checkpoint  # noqa: E402
 from quantize.quantized import Quantized, palettes, qdq_graph  # noqa: E402
 from quantize.recipe import load_recipe  # noqa: E402
+from quantize.rewrites import rewritten  # noqa: E402
 from runtime_py.bundle import open_bundle, verify  # noqa: E402
 from runtime_py.errors import BundleError  # noqa: E402
 from runtime_py.mil.audit import audit_attributes  # noqa: E402
