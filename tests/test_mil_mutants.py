@@ -26,6 +26,7 @@ SCALE = {"ceil": 3, "floor": 9, "round": 9, "floor_div": 9}
 CASES = {
     **{name: {"x": POSITIVE * SCALE.get(name, 1)} for name in UNARY},
     **{name: {"x": POSITIVE * SCALE.get(name, 1), "y": OTHER} for name in BINARY},
+    "fill": {"shape": [2, 3], "value": 0.5},
     **{f"reduce_{name}": {"x": POSITIVE, "axes": [1], "keep_dims": True} for name in REDUCTIONS},
 }
 

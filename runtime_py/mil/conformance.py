@@ -60,9 +60,9 @@ class Score:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when both targets are met and every operation that a test can judge is judged, 1 otherwise."""
+    """Runs the command; 0 when both targets are met and every mutated operation is noticed, 1 otherwise."""
     from runtime_py.mil.conformance_mutants import run_mutants
-    from runtime_py.mil.conformance_table import render
+    from runtime_py.mil.conformance_table import ELSEWHERE, render
 
     options = _parser().parse_args(arguments)
     root = coremltools_folder()
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.write_text(render(results, mutants, taken))
     print(options.out, file=sys.stderr)  # noqa: T201  # a command's answer
     every = [line for lines in results.values() for line in lines]
-    missed = [name for name, (tried, caught) in (mutants or {}).items() if tried and not caught]
+    missed = [name for name, (tried, caught) in (mutants or {}).items() if not caught and name not in ELSEWHERE]
     return 0 if claimed_score(every).rate >= 0.99 and broad_score(every).rate >= 0.95 and not missed else 1
 
 
