@@ -27,7 +27,7 @@ INTERRUPTED = 130
 out, err = Console(width=WIDE), Console(stderr=True)
 
 Targets = Annotated[str, typer.Option("--target", help="Comma-separated: coreml, executorch, tflite, onnx.")]
-Precisions = Annotated[str, typer.Option("--precision", help="Comma-separated: fp32, fp16.")]
+Precisions = Annotated[str, typer.Option("--precision", help="Comma-separated: fp32, fp16, w8a8, …")]
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle, as `f2i export` writes it.", show_default=False)]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Threads = Annotated[int, typer.Option(min=0, max=256, help="Engine threads; 0 takes the engine's default.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from benchmarks.report import write_report
 from benchmarks.report_images import ReportImages
 from benchmarks.tables import inspect_json
 from export.bundle import ExportOptions, export_bundle
+from export.lowering import FLOAT
+from quantize import checkpoint, quantized
+from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
+from quantize.recipe import Recipe, load_recipe
 from runtime_py.bundle import Bundle
 from runtime_py.files import atomic_file, write_json
 from runtime_py.pipeline import REFERENCE, open_pipeline, upscale_photo
@@ -41,10 +46,12 @@ class DemoOptions:
 def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
     """Export, upscale the photo through every engine, validate; writes everything below ``options.out``, which must exist.
 
-    Leaves ``bundle/``, ``inspect.json``, ``validate.json``, ``report.html``, the upscaled photos and ``before_after.png``.
+    Leaves ``bundle/``, ``inspect.json``, ``validate.json``, ``report.html``, the upscaled photos and ``before_after.png``, and for int8 the calibrated
+    checkpoint.
     """
     source = options.photo or sample_photo()
-    bundle = export_bundle(ExportOptions(options.checkpoint, options.out / "bundle", options.targets, options.precisions), steps.event)
+    calibrated = calibrate(options, steps)
+    bundle = export_bundle(ExportOptions(calibrated, options.out / "bundle", options.targets, options.precisions), steps.event)
     write_json(options.out / "inspect.json", inspect_json(bundle))
     upscaled = []
     for target, precision in [REFERENCE, *bundle.manifest.variants()]:
@@ -58,6 +65,30 @@ def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
     write_json(options.out / "validate.json", report.as_json())
     write_report(options.out / "report.html", bundle, report, images, command=options.command)
     return bundle, report
+
+
+def calibrate(options: DemoOptions, steps: Steps) -> str:
+    """The checkpoint that holds every precision asked for: the one given, or ``options.out/checkpoint-PRECISION``, calibrated on the sample photos.
+
+    What an earlier demo calibrated is used again where it is of the same weights and the same recipe.
+    """
+    current = options.checkpoint
+    for precision in options.precisions:
+        if precision in FLOAT or precision in quantized.available(current):
+            continue
+        recipe, out = load_recipe(precision), options.out / f"checkpoint-{precision}"
+        if not _same(out, current, recipe):
+            shutil.rmtree(out, ignore_errors=True)
+            quantize_checkpoint(QuantizeOptions(current, recipe, out), steps.count)
+        current = str(out)
+    return current
+
+
+def _same(folder: Path, source: str, recipe: Recipe) -> bool:
+    if recipe.precision not in quantized.available(folder):
+        return False
+    found = quantized.read(folder, recipe.precision)
+    return found.recipe.sha256() == recipe.sha256() and found.calibration["checkpoint_sha256"] == checkpoint.checkpoint_sha256(source)
 
 
 def before_after(photo: Path, upscaled: Path, destination: Path) -> None:

@@ -25,6 +25,7 @@ from runtime_py.manifest import (
     Call,
     Component,
     Delegation,
+    FileRecord,
     Golden,
     Manifest,
     ModelRecord,
@@ -56,7 +57,7 @@ class ExportOptions:
 
 
 def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
-    """The reference job, the lowering jobs, and each component's float32 weight bytes. All that can be wrong with the request is found here.
+    """The reference job, all other jobs, and each component's float32 weight bytes. All that can be wrong with the request is found here.
 
     Raises UsageError, CheckpointError or MissingPackageError; nothing is written.
     """
@@ -77,7 +78,9 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
     hashes = {p: quantized.digest(source, p) for p in options.precisions if p not in FLOAT}
     reference = Job("reference", source, digest, tile, options=(("overlap", "auto"),) if options.overlap == "auto" else ())
-    jobs = [
+    simulated = [p for p in hashes if quantized.has_integers(quantized.read(source, p))]
+    jobs = [Job("simulate", source, digest, tile, precision=p, quantization=hashes[p]) for p in simulated]
+    jobs += [
         Job(
             "lower",
             source,
@@ -168,6 +171,12 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
     for folder in ("reference", "golden", "constants"):
         if (reference / folder).is_dir():
             shutil.copytree(reference / folder, root / folder)
+    programs: dict[str, dict[str, FileRecord]] = {name: {} for name in described["components"]}
+    for job, result_folder in results.items():
+        for path in sorted(result_folder.glob("*.pt2")) if job.kind == "simulate" else ():
+            place = root / "reference" / f"{path.stem}.{job.precision}.pt2"
+            shutil.copy2(path, place)
+            programs[path.stem][job.precision] = file_record(root, place)
     tensors: dict[str, TensorSpec] = {}
     components = {}
     for name, c in described["components"].items():
@@ -178,10 +187,13 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
             output_spec=_tensor(c["output"], c["output_shape"]),
             parameters=c["parameters"],
             reference=file_record(root, root / "reference" / f"{name}.pt2"),
+            simulated=programs[name],  # type: ignore[arg-type]
         )
         tensors |= inputs
     artifacts = []
     for job, result_folder in results.items():
+        if job.kind != "lower":
+            continue
         result = json.loads((result_folder / RESULT).read_text())
         place = root / job.target / job.precision
         place.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Jobs of an export, and the content-addressed cache their results live in.
 
-A job is one child process: capturing the reference, or lowering one component to one target at one precision. Its result is a folder named by the
-hash of everything that went in, so that a killed export goes on where it stopped and nothing stale is ever used.
+A job is one child process: capturing the reference, capturing the QDQ programs of one precision, or lowering one component to one target at one precision.
+Its result is a folder named by the hash of everything that went in, so that a killed export goes on where it stopped and nothing stale is ever used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Literal
 from export.lowering import TARGETS
 
 SOURCES = (
+    "export/simulate.py",
     "export/worker.py",
     "quantize/capture.py",
     "quantize/rewrites.py",
@@ -41,7 +42,7 @@ REFERENCE_DISTRIBUTIONS = ("torch", "diffusers", "transformers", "numpy")
 class Job:
     """What one child process does."""
 
-    kind: Literal["reference", "lower"]
+    kind: Literal["reference", "simulate", "lower"]
     checkpoint: str
     checkpoint_sha256: str
     tile: int
@@ -55,11 +56,13 @@ class Job:
     @property
     def label(self) -> str:
         """For people."""
-        return "reference" if self.kind == "reference" else f"{self.component} → {self.target} {self.precision}"
+        if self.kind == "lower":
+            return f"{self.component} → {self.target} {self.precision}"
+        return "reference" if self.kind == "reference" else f"QDQ programs {self.precision}"
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of the packages whose output this job's result is."""
-        names = REFERENCE_DISTRIBUTIONS if self.kind == "reference" else TARGETS[self.target].distributions
+        names = TARGETS[self.target].distributions if self.kind == "lower" else REFERENCE_DISTRIBUTIONS
         return {name: _version(name) for name in names}
 
     def key(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime_py.errors import MissingPackageError, UsageError
+from runtime_py.errors import MissingPackageError, ToolchainError, UsageError
 from runtime_py.manifest import Delegation
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class Target:
     ram_base_gib: float = 1.2
 
 
+SIZE_MARGIN = 1.1
+GRAPH_BYTES = 400
+"""What an operation takes in a file beside its tensors: names, shapes, scales (measured: 150 to 350)."""
 FLOAT = ("fp32", "fp16")
 STATIC = ("w8a8", "w8a8-mixed")
 PALETTES = ("p8", "p6", "p4")
@@ -117,6 +120,19 @@ def lower(target: str, request: LoweringRequest) -> Delegation:
     """Lower one component with the target's own module and return the figures of the lowered graph."""
     function: Callable[[LoweringRequest], Delegation] = importlib.import_module(TARGETS[target].module).lower
     return function(request)
+
+
+def check_size(component: str, target: str, stored: int, written: int, ops: int) -> None:
+    """Raises ToolchainError where an int8 file weighs more than its tensors may: weights that stayed float are seen nowhere else.
+
+    ``stored``: bytes of the tensors as the recipe wants them, ``written``: of the file, whose graph of ``ops`` operations is allowed for.
+    """
+    most = round(SIZE_MARGIN * stored) + GRAPH_BYTES * ops
+    if written > most:
+        reason = (
+            f"the file has {written} bytes, expected at most {most} for {stored} bytes of tensors and {ops} ops: weights stayed in float"
+        )
+        raise ToolchainError(component=component, target=target, stage="size", reason=reason)
 
 
 JsonDict = dict[str, Any]

@@ -60,7 +60,7 @@ def cached(job: Job) -> Path | None:
 
 def needed_bytes(job: Job, weight_bytes: int) -> int:
     """Estimated peak memory of a job's child, from measurements per target."""
-    if job.kind == "reference":
+    if job.kind != "lower":
         return int(1.2 * GIB + 3.0 * weight_bytes)
     target = TARGETS[job.target]
     return int(target.ram_base_gib * GIB + target.ram_factor * weight_bytes)

@@ -150,21 +150,15 @@ class Lowering:
     """Lowers one component to one target, one precision after another; what precisions share is made once."""
 
     def __init__(self, job: Job, reference: Path) -> None:
-        import numpy as np
         import torch
 
+        from export.simulate import golden_cases
         from quantize import checkpoint
         from quantize.models.model import COMPONENT_PARTS, build_components
 
         graph = build_components(checkpoint.load(_weights(job, reference), only=COMPONENT_PARTS[job.component]), job.tile)
         self.component = graph.components[job.component]
-        call = next(c for c in graph.calls if c.component == job.component)
-        self.cases = []
-        constants = {n: np.load(reference / "constants" / f"{n}.npy") for n in graph.constants}
-        for case in json.loads((reference / RESULT).read_text())["cases"]:
-            folder = reference / "golden" / case["name"]
-            tensors = constants | {n: np.load(folder / f"{n}.npy") for n in case["tensors"]}
-            self.cases.append(({i: tensors[call.arguments[i]] for i in self.component.inputs}, tensors[call.result]))
+        self.cases = golden_cases(graph, job.component, reference)
         self.tiles = [[torch.from_numpy(inputs[i]) for i in self.component.inputs] for inputs, _ in self.cases]
         self.rewritten: dict[bool, Rewritten] = {}
         """By whether skip concatenations are split."""
@@ -204,7 +198,7 @@ class Lowering:
 
 def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering: Lowering) -> dict[str, object]:
     """One artifact, with the figures of its graph and its error to the reference on the golden tiles."""
-    from export.lowering import TARGETS, LoweringRequest, lower
+    from export.lowering import TARGETS, LoweringRequest, check_size, lower
     from runtime_py import engines
     from runtime_py.manifest import CHUNKS
     from runtime_py.metrics import ErrorSums
@@ -241,6 +235,12 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     gc.collect()
     give_back()
     stages.begin("check")
+    if job.quantization and not palettes:
+        from quantize.quantized import read, stored_bytes
+
+        written = sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
+        stored = stored_bytes(rewritten.module, job.component, read(job.checkpoint, job.precision))
+        check_size(job.component, job.target, stored, written, delegation.ops)
     delegate = dict(job.options).get("delegate", "xnnpack")
     parity = None
     if delegate == "xnnpack" or job.target != "executorch":
@@ -298,6 +298,11 @@ def main(arguments: list[str]) -> int:
         try:
             if job.kind == "reference":
                 result = capture_reference(job, folder, stages)
+            elif job.kind == "simulate":
+                from export.simulate import capture_simulated
+
+                reference = Path(request["reference"])
+                result = capture_simulated(job, _weights(job, reference), folder, stages.begin, reference)
             else:
                 stages.begin("load")
                 lowering = lowering or Lowering(job, Path(request["reference"]))

@@ -61,8 +61,59 @@ class ScaledGroupNorm(nn.Module):
         return scaled * self.weight.reshape(affine) + self.bias.reshape(affine)
 
 
+class ChannelGroupNorm(nn.Module):
+    """Group normalisation of images whose only full-size ops are pooling over positions and products per channel.
+
+    Convolutions of XNNPACK and LiteRT hold channels last. Grouping channels next to positions, as :class:`ExplicitGroupNorm` does, transposes the whole
+    image there and back; here groups exist only in tensors of one value per channel. With channel means m and variances v, the group's mean is
+    μ = E[m] and its variance E[v + (m − μ)²] (Chan, Golub and LeVeque, 1979), so that x becomes (x − m)·a + (m − μ)·a + bias, a = weight·rsqrt(variance + ε).
+
+    ``pooled``: spell the mean over positions as average pooling in equal windows, the only form LiteRT's converter keeps with channels last.
+    """
+
+    def __init__(self, norm: ExplicitGroupNorm, pooled: bool) -> None:
+        super().__init__()
+        self.groups, self.pooled = norm.groups, pooled
+        self.weight, self.bias = norm.weight, norm.bias
+        # One value per channel brings a group's value to its channels. Were all the same, LiteRT's converter would make of it an op that no delegate takes.
+        eps = norm.eps.detach().expand(1, self.groups, norm.weight.numel() // self.groups, 1).clone()
+        eps[0, 0, 0, 0] = torch.nextafter(eps[0, 0, 0, 0], torch.tensor(torch.inf, dtype=eps.dtype))
+        self.register_buffer("eps", eps, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        grouped, single = (n, self.groups, c // self.groups, 1), (n, c, 1, 1)
+        image = x if x.dim() == 4 else x.reshape(n, c, -1, 1)
+        mean = self._mean(image)
+        centred = image - mean
+        variance = self._mean(centred * centred).reshape(grouped)
+        mean = mean.reshape(grouped)
+        offset = mean - mean.mean((-1, -2), keepdim=True)
+        variance = (variance + offset * offset).mean((-1, -2), keepdim=True)
+        gain = torch.rsqrt(variance + self.eps) * self.weight.reshape((1, *grouped[1:]))
+        shift = offset * gain + self.bias.reshape((1, *grouped[1:]))
+        result = centred * gain.reshape(single) + shift.reshape(single)
+        return result if x.dim() == 4 else result.reshape(x.shape)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        if not self.pooled:
+            return x.mean((-1, -2), keepdim=True)
+        while max(x.shape[-2:]) > 1:
+            x = functional.avg_pool2d(x, tuple(_window(side) for side in x.shape[-2:]))
+        return x
+
+
+def _window(side: int) -> int:
+    """The largest divisor of ``side`` up to 16, or the smallest above it: equal windows, so that a mean of means is the mean."""
+    divisors = [k for k in range(1, side + 1) if side % k == 0]
+    return max((k for k in divisors if 1 < k <= 16), default=next((k for k in divisors if k > 1), 1))
+
+
 class ExplicitLayerNorm(nn.Module):
-    """Layer normalisation over the last axis as mean, subtract, multiply, rsqrt. Source: Ba et al., arXiv 1607.06450, eq. 3."""
+    """Layer normalisation over the last axis as mean, subtract, multiply, rsqrt. Source: Ba et al., arXiv 1607.06450, eq. 3.
+
+    Tokens go to the batch axis, so that to reduce the last two axes needs no transposition, whichever way round an engine holds images.
+    """
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -70,8 +121,8 @@ class ExplicitLayerNorm(nn.Module):
         self.register_buffer("eps", torch.full((1, 1, 1, 1), norm.eps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        column = x.reshape(*x.shape, 1)
-        centred = column - column.mean((-1, -2), keepdim=True)
+        rows = x.reshape(-1, 1, 1, x.shape[-1])
+        centred = rows - rows.mean((-1, -2), keepdim=True)
         variance = (centred * centred).mean((-1, -2), keepdim=True)
         scaled = (centred * torch.rsqrt(variance + self.eps)).reshape(x.shape)
         return scaled * self.weight + self.bias

@@ -114,7 +114,10 @@ def read(checkpoint: str | Path, precision: str) -> Quantized:
 
 
 def apply_weights(module: nn.Module, component: str, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of a rewritten component whose quantized weights lie on their grid, with corrected biases and smoothed float weights."""
+    """A copy of a rewritten component whose quantized weights and biases lie on their grids, with smoothed float weights.
+
+    Engines with integer kernels hold a bias as int32 in steps of input scale times weight scale; so does every graph made of this copy.
+    """
     copy = shared_copy(module)
     for name, value in tensors.items():
         if name.startswith(f"{FLOAT}{component}/"):
@@ -124,6 +127,12 @@ def apply_weights(module: nn.Module, component: str, tensors: Mapping[str, Tenso
             _set(copy, name.split("/", 1)[1], value.float() * scale)
         elif name.startswith(f"{component}/") and name.endswith(".bias"):
             _set(copy, name.split("/", 1)[1], value)
+    for name in (n for n in tensors if n.startswith(f"{component}/") and n.endswith(".input_scale")):
+        layer = name.removesuffix(".input_scale")
+        bias = getattr(copy.get_submodule(layer.split("/", 1)[1]), "bias", None)
+        if bias is not None:
+            step = tensors[f"{layer}.weight_scale"] * tensors[name].float()
+            _set(copy, f"{layer.split('/', 1)[1]}.bias", (bias / step).round() * step)
     return copy
 
 
@@ -147,6 +156,18 @@ def load_scales(prepared: qdq.Prepared, tensors: Mapping[str, Tensor]) -> None:
             if observer is not None:
                 observer.scale = float(tensors[f"{name}.{side}_scale"])
                 observer.zero_point = int(tensors[f"{name}.{side}_zero_point"])
+
+
+def has_integers(quantized: Quantized) -> bool:
+    """Whether any weight is int8, so that there is a QDQ graph."""
+    return any(rule.weights == "int8" for rule in quantized.rules.values())
+
+
+def stored_bytes(module: nn.Module, component: str, quantized: Quantized) -> int:
+    """What a rewritten component's tensors weigh when each is stored as the recipe says: int8 weights one byte a value, everything else four."""
+    int8 = {name.split("/", 1)[1] for name, rule in quantized.rules.items() if name.startswith(f"{component}/") and rule.weights == "int8"}
+    tensors = dict((*module.named_parameters(), *module.named_buffers()))
+    return sum(t.numel() * (1 if name.removesuffix(".weight") in int8 else 4) for name, t in tensors.items())
 
 
 def palettes(quantized: Quantized, component: str) -> list[PaletteLayer]:

@@ -23,6 +23,7 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
 from quantize.models.model import Denoiser, FeatureEncoder, time_embeddings
 from quantize.phone_modules import (
     BakedEmbeddings,
+    ChannelGroupNorm,
     ExplicitDinoAttention,
     ExplicitGroupNorm,
     ExplicitLayerNorm,
@@ -156,6 +157,16 @@ def explicit_group_norm(module: nn.Module) -> int:
     return _replace(module, lambda m: isinstance(m, nn.GroupNorm) and m.affine, ExplicitGroupNorm)
 
 
+def channel_group_norm(module: nn.Module) -> int:
+    """Group norm keeps channels last (XNNPACK)."""
+    return _replace(module, lambda m: isinstance(m, ExplicitGroupNorm), lambda m: ChannelGroupNorm(m, pooled=False))
+
+
+def pooled_group_norm(module: nn.Module) -> int:
+    """Group norm keeps channels last (LiteRT)."""
+    return _replace(module, lambda m: isinstance(m, ExplicitGroupNorm), lambda m: ChannelGroupNorm(m, pooled=True))
+
+
 def explicit_layer_norm(module: nn.Module) -> int:
     """Layer norm becomes elementary ops that XNNPACK takes."""
     return _replace(
@@ -199,8 +210,8 @@ EVERYWHERE: tuple[Rewrite, ...] = (
 
 REWRITES: dict[str, tuple[Rewrite, ...]] = {
     "coreml": (*EVERYWHERE, explicit_group_norm),
-    "executorch": (*EVERYWHERE, explicit_group_norm, explicit_layer_norm, explicit_silu),
-    "tflite": (*EVERYWHERE, explicit_group_norm, explicit_layer_norm, explicit_silu),
+    "executorch": (*EVERYWHERE, explicit_group_norm, channel_group_norm, explicit_layer_norm, explicit_silu),
+    "tflite": (*EVERYWHERE, explicit_group_norm, pooled_group_norm, explicit_layer_norm, explicit_silu),
     "onnx": EVERYWHERE,
 }
 """What each target's graph is rewritten with, in order. Core ML and ONNX Runtime have layer norm as an op of their own."""

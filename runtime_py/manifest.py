@@ -129,6 +129,8 @@ class Component(Record):
     output_spec: TensorSpec
     parameters: int = Field(ge=0)
     reference: FileRecord
+    simulated: dict[Precision, FileRecord] = {}
+    """Precision → the QDQ program that every target's artifact of that precision was lowered from."""
 
 
 class Fallback(Record):
@@ -202,6 +204,15 @@ class Gates(Record):
     component_sqnr_db: dict[Precision, float] = {"fp32": 90.0, "fp16": 45.0, "w8": 25.0, "w8a8": 25.0, "w8a8-mixed": 25.0, "w8a16": 25.0}
     photo_psnr_db: dict[Precision, float] = {"fp32": 80.0, "fp16": 55.0, "w8": 38.0, "w8a8": 38.0, "w8a8-mixed": 38.0, "w8a16": 38.0}
     psnr_y_drop_db: dict[Precision, float] = {"fp32": 0.05, "fp16": 0.05, "w8": 0.2, "w8a8": 0.2, "w8a8-mixed": 0.2, "w8a16": 0.2}
+    token_cosine: dict[Precision, float] = {"w8": 0.99, "w8a8": 0.99, "w8a8-mixed": 0.99, "w8a16": 0.99}
+    """Mean over tokens of the feature encoder's output."""
+    ssim_y_drop: dict[Precision, float] = {"w8": 0.005, "w8a8": 0.005, "w8a8-mixed": 0.005, "w8a16": 0.005}
+    simulated_sqnr_gap_db: dict[Target, float] = {"coreml": 1.0, "executorch": 0.5, "tflite": 0.5, "onnx": 0.5}
+    """Between an engine's SQNR and that of the QDQ program its artifact was lowered from. Core ML computes what is not int8 in fp16."""
+    layer_rel_l2: float = 1e-2
+    """Of an artifact's quantized layer that is given what the QDQ program's layer was given."""
+    engines_psnr_db: float = 45.0
+    """Between the photos of two engines of the same quantized precision."""
     seam_ratio: float = 1.2
     forced_rel_l2: float = 1e-2
     """Static int8, op by op: each value is compared with the reference's and then replaced by it."""
@@ -303,6 +314,7 @@ class Manifest(Record):
     def files(self) -> list[FileRecord]:
         """Every file the manifest vouches for."""
         records = [c.reference for c in self.components.values()] + list(self.constants.values())
+        records += [record for c in self.components.values() for record in c.simulated.values()]
         records += [f for a in self.artifacts for f in a.files] + [f for g in self.golden for f in g.tensors.values()]
         return records
 

@@ -125,6 +125,15 @@ def max_abs(reference: Array, test: Array) -> float:
     return _sums(reference, test).max_abs()
 
 
+def token_cosine(reference: Array, test: Array) -> float:
+    """Mean cosine similarity of vectors along the last axis, each with its own length; a vector of zeros counts 1 beside zeros, else 0."""
+    same_shape(reference, test)
+    r, t = (np.asarray(a, dtype=np.float64).reshape(-1, a.shape[-1]) for a in (reference, test))
+    lengths = np.linalg.norm(r, axis=1) * np.linalg.norm(t, axis=1)
+    equal = (r == t).all(1)
+    return float(np.where(equal, 1.0, (r * t).sum(1) / np.where(lengths > 0, lengths, 1.0)).mean())
+
+
 def cosine(reference: Array, test: Array) -> float:
     """Cosine similarity of the flattened arrays, in [-1, 1]."""
     return _sums(reference, test).cosine()

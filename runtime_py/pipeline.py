@@ -84,7 +84,8 @@ class Pipeline:
 
 
 def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0) -> Pipeline:
-    """Load every component of a (target, precision), or of the full-precision reference with ``("torch", "fp32")``.
+    """Load every component of a (target, precision), of the full-precision reference with ``("torch", "fp32")``, or with another precision of
+    ``torch`` the QDQ programs that its artifacts were lowered from.
 
     Files are checked against the manifest's hashes first. Raises BundleError, MissingPackageError, ToolchainError.
     """
@@ -92,11 +93,19 @@ def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0)
     sessions: dict[str, Session] = {}
     for name in dict.fromkeys(call.component for call in manifest.dataflow):
         component = manifest.components[name]
-        path = bundle.check(component.reference) if target == "torch" else bundle.artifact_path(manifest.artifact(name, target, precision))
+        path = _program(bundle, name, precision) if target == "torch" else bundle.artifact_path(manifest.artifact(name, target, precision))
         shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
         sessions[name] = open_session(target, path, component=name, inputs=shapes, threads=threads)
     constants = {name: bundle.constant(name) for name in manifest.constants}
     return Pipeline(bundle, target, precision, sessions, constants)
+
+
+def _program(bundle: Bundle, name: str, precision: str) -> Path:
+    component = bundle.manifest.components[name]
+    record = component.reference if precision == REFERENCE[1] else component.simulated.get(precision)  # type: ignore[call-overload]
+    if record is None:
+        raise BundleError(f"{bundle.root}: it holds no QDQ program of {name} in {precision}; export it again with --precision {precision}")
+    return bundle.check(record)
 
 
 def choose_variant(bundle: Bundle, target: str | None, precision: str | None) -> tuple[str, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from runtime_py.errors import ToolchainError
+from runtime_py.layers import QuantizedLayer, fingerprint
 
 
 class OnnxSession:
@@ -74,3 +76,74 @@ def profile_ops(path: Path, inputs: Mapping[str, np.ndarray], *, threads: int = 
         ops.setdefault(event["args"]["op_name"], []).append(int(event["dur"]) * 1000)
     rows: list[dict[str, int | str]] = [{"op": op, "calls": len(d) // runs, "ns": sum(d) // runs} for op, d in ops.items()]
     return sorted(rows, key=lambda r: -int(r["ns"]))
+
+
+def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.ndarray]:
+    """What the artifact's own kernels make of each layer's input: layer's name → output, dequantized, float32.
+
+    The layers that are found, by their weights, are cut out of the graph between their quantize ops and run side by side. Layers that are not there, or
+    whose input or output is not int8, are left out. Raises ToolchainError when the engine fails.
+    """
+    from onnx import NodeProto, TensorProto, helper, load, numpy_helper
+
+    graph = load(str(path)).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    wanted = {fingerprint(layer.weight): layer for layer in layers}
+    nodes, inputs, outputs, feeds = [], [], [], {}
+    for node in graph.node:
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in producers:
+            continue
+        weights = [producers[node.input[1]]]
+        while weights[-1].op_type != "DequantizeLinear" and weights[-1].input[0] in producers:
+            weights.append(producers[weights[-1].input[0]])
+        stored = constants.get(weights[-1].input[0])
+        layer = (
+            wanted.get(fingerprint(numpy_helper.to_array(stored))) if stored is not None and stored.data_type == TensorProto.INT8 else None
+        )
+        tail = _until_quantized(node, readers)
+        first = producers.get(node.input[0])
+        if layer is None or tail is None or first is None or first.op_type != "DequantizeLinear":
+            continue
+        own = f"{layer.name}/"
+        rounded = tail[-1]
+        last = helper.make_node("DequantizeLinear", [rounded.output[0], *rounded.input[1:]], [f"{rounded.output[0]}/float"])
+        for source in (*reversed(weights), first, node, *tail, last):
+            copied = NodeProto()
+            copied.CopyFrom(source)
+            copied.name = own + source.name
+            copied.input[:] = [name if name in constants or not name else own + name for name in source.input]
+            copied.output[:] = [own + name for name in source.output]
+            nodes.append(copied)
+        inputs.append(helper.make_tensor_value_info(own + first.input[0], TensorProto.INT8, layer.input.shape))
+        outputs.append((layer.name, helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)))
+        feeds[inputs[-1].name] = layer.input
+    if not nodes:
+        return {}
+    used = {name for node in nodes for name in node.input}
+    cut = helper.make_graph(nodes, "layers", inputs, [value for _, value in outputs], [t for name, t in constants.items() if name in used])
+    model = helper.make_model(cut, opset_imports=load(str(path), load_external_data=False).opset_import)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        results = session.run(None, feeds)
+    except Exception as e:  # onnxruntime's errors share no base but Exception
+        raise ToolchainError(component=path.stem, target="onnx", stage="layers", reason=str(e)) from e
+    return {name: np.asarray(result) for (name, _), result in zip(outputs, results, strict=True)}
+
+
+def _until_quantized(node: Any, readers: Mapping[str, list[Any]]) -> list[Any] | None:
+    """The nodes behind ``node`` up to its quantize op, with nothing but the bias between; None where there is no such op."""
+    following: list[Any] = []
+    while True:
+        after = readers.get((following[-1] if following else node).output[0], [])
+        if len(after) != 1 or after[0].op_type not in ("Add", "QuantizeLinear"):
+            return None
+        following.append(after[0])
+        if after[0].op_type == "QuantizeLinear":
+            return following

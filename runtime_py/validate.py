@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from runtime_py import diagnose
+from runtime_py import agreement, diagnose
 from runtime_py.bundle import Bundle
 from runtime_py.errors import UsageError
 from runtime_py.manifest import Gates
-from runtime_py.metrics import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ssim_y
+from runtime_py.metrics import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ssim_y, token_cosine
 from runtime_py.photo import PhotoReader
 from runtime_py.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
 from runtime_py.samples import SAMPLES, cut_tiles, load_rgb, sample_photo
@@ -136,12 +136,19 @@ def validate(
             stitched.append((path, crop, *_stitch(reference, crop)))
             progress("reference photos", k + 1, len(crops))
         _tiling(report, gates, reference, crops, stitched)
+    simulated = {}
+    named = [(path.name, crop) for path, crop in crops]
+    for done, precision in enumerate(dict.fromkeys(p for _, p in variants)):
+        simulated[precision] = agreement.simulate(bundle, precision, expected, named, lambda p, crop: _stitch(p, crop)[0], options.threads)
+        progress("QDQ programs", done + 1, len({p for _, p in variants}))
     for done, (target, precision) in enumerate(variants):
         with open_pipeline(bundle, target, precision, threads=options.threads) as pipeline:
             worst = _components(report, gates, pipeline, expected)
             _sources(report, pipeline, {component: expected[k] for component, k in worst.items()}, options.locate)
-            _photos(report, gates, pipeline, stitched, options, show)
+            photos = _photos(report, gates, pipeline, stitched, options, show)
             _sanity(report, pipeline, tiles[0])
+            if alone := simulated[precision]:
+                _agreement(report, alone, pipeline, photos)
         progress("variants", done + 1, len(variants))
     return report
 
@@ -153,6 +160,15 @@ def chosen_variants(bundle: Bundle, options: ValidateOptions) -> list[tuple[str,
         have = ", ".join(f"{t}/{p}" for t, p in bundle.manifest.variants()) or "no complete variant"
         raise UsageError(f"{bundle.root}: nothing to validate for that target and precision; it holds {have}")
     return list(variants)
+
+
+def _agreement(report: Report, simulated: agreement.Simulated, pipeline: Pipeline, photos: dict[str, np.ndarray]) -> None:
+    """Whether this engine computes the quantized function that the QDQ programs compute; their SQNR goes into the report's environment."""
+    own = {k: _number(v) for k, v in simulated.sqnr_db.items()}
+    report.environment.setdefault("simulated_sqnr_db", {})[pipeline.precision] = own
+    rows = [r for r in report.components if (r["target"], r["precision"]) == (pipeline.target, pipeline.precision)]
+    for name, value, limit, at_least in agreement.judge(simulated, pipeline, {r["component"]: r["sqnr_db"] for r in rows}, photos):
+        report.gate(name, value, limit, at_least=at_least)
 
 
 def photo_files(folder: Path | None) -> list[Path]:
@@ -232,10 +248,12 @@ def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list
     worst: dict[str, int] = {}
     for call in pipeline.bundle.manifest.dataflow:
         sums = ErrorSums()
-        errors = []
+        errors, cosines = [], []
         for tensors in expected:
             output = pipeline.run(call.component, {a: tensors[t] for a, t in call.inputs.items()})
             sums.update(tensors[call.result], output)
+            if output.ndim == 3:
+                cosines.append(token_cosine(tensors[call.result], output))
             error = relative_l2(tensors[call.result], output)
             errors.append(error if math.isfinite(error) else math.inf)
         worst[call.component] = int(np.argmax(errors))
@@ -255,6 +273,11 @@ def _components(report: Report, gates: Gates, pipeline: Pipeline, expected: list
         limit = gates.component_sqnr_db.get(pipeline.precision)  # type: ignore[call-overload]
         if limit is not None:
             report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} sqnr_db", sqnr, limit, at_least=True)
+        limit = gates.token_cosine.get(pipeline.precision)  # type: ignore[call-overload]
+        if limit is not None and cosines:
+            report.gate(
+                f"{pipeline.target}/{pipeline.precision} {call.component} token_cosine", float(np.mean(cosines)), limit, at_least=True
+            )
     return worst
 
 
@@ -275,10 +298,13 @@ def _sources(report: Report, pipeline: Pipeline, worst: dict[str, dict[str, np.n
 
 def _photos(
     report: Report, gates: Gates, pipeline: Pipeline, stitched: list[Any], options: ValidateOptions, show: Callable[[StitchedPhoto], None]
-) -> None:
+) -> dict[str, np.ndarray]:
+    """Rows and gates of every crop; returns the stitched results by the photo's name."""
+    results = {}
     name = f"{pipeline.target}/{pipeline.precision}"
     for path, crop, reference, reference_seconds in stitched:
         result, seconds = _stitch(pipeline, crop)
+        results[path.name] = result
         value = psnr_db(np.clip(reference, 0, 1), np.clip(result, 0, 1))
         plan = photo_plan(pipeline.bundle, *crop.shape[:2])
         seam, steps = seam_figures((result - reference).astype(np.float32), plan) if plan.count > 1 else (None, None)
@@ -306,6 +332,7 @@ def _photos(
             report.gate(f"{name} {path.name} seam_ratio", seam, gates.seam_ratio, at_least=False)
         per_call = {c: s / pipeline.calls[c] for c, s in pipeline.seconds.items()}
         show(StitchedPhoto(pipeline.target, pipeline.precision, path.name, crop, reference, result, plan, per_call))
+    return results
 
 
 def _against_truth(
@@ -336,6 +363,10 @@ def _against_truth(
     if limit is not None and row["psnr_y_hr"] is not None:
         drop = row["reference_psnr_y_hr"] - row["psnr_y_hr"]
         report.gate(f"{pipeline.target}/{pipeline.precision} {path.name} psnr_y_drop_db", drop, limit, at_least=False)
+    limit = gates.ssim_y_drop.get(pipeline.precision)  # type: ignore[call-overload]
+    if limit is not None and row["ssim_y_hr"] is not None:
+        drop = ssim_y(truth, reference, scale) - row["ssim_y_hr"]
+        report.gate(f"{pipeline.target}/{pipeline.precision} {path.name} ssim_y_drop", drop, limit, at_least=False)
 
 
 def _sanity(report: Report, pipeline: Pipeline, tile: np.ndarray) -> None:

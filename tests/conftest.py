@@ -36,3 +36,14 @@ def bundle_copy(tiny_bundle, tmp_path):
     copy = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, copy)
     return copy
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tmp_path_factory):
+    """The tiny checkpoint quantized to w8a8 on four tiles of the sample photos."""
+    from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
+    from quantize.recipe import load_recipe
+
+    out = tmp_path_factory.mktemp("int8") / "tiny"
+    quantize_checkpoint(QuantizeOptions("tiny", load_recipe("w8a8").model_copy(update={"tiles": 4}), out))
+    return out

@@ -11,21 +11,12 @@ from quantize import checkpoint, quantized
 from quantize.calibration_tiles import calibration_set
 from quantize.models.model import build_components
 from quantize.observe import ActivationObserver, fake_quantize_weight, weight_integers, weight_scale
-from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
 from quantize.recipe import load_recipe
 from quantize.rewrites import rewritten
 from runtime_py.errors import CheckpointError, UsageError
 from runtime_py.samples import sample_tiles
 
 RECIPE = load_recipe("w8a8").model_copy(update={"tiles": 4})
-
-
-@pytest.fixture(scope="module")
-def tiny_int8(tmp_path_factory):
-    """A quantized tiny checkpoint, on four tiles of the sample photos."""
-    out = tmp_path_factory.mktemp("int8") / "tiny"
-    quantize_checkpoint(QuantizeOptions("tiny", RECIPE, out))
-    return out
 
 
 def test_checkpoint_holds_int8_weights_and_says_where_they_came_from(tiny_int8):

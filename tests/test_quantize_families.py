@@ -1,0 +1,78 @@
+"""Shapes that people have: DINOv2-S and -B with and without registers, and a UNet of 100 M parameters, quantized and exported to every target by the command's
+own functions, with random weights."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from export.bundle import ExportOptions, export_bundle
+from quantize import checkpoint
+from quantize.models import presets
+from quantize.models.config import ModelConfig, ProjectorConfig
+from quantize.models.model import F2IModel
+from quantize.models.parts import TokenProjector
+from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
+from quantize.recipe import load_recipe
+from runtime_py.manifest import TARGETS
+
+pytestmark = pytest.mark.slow
+SIZES = {"S": (384, 12, 6), "B": (768, 12, 12)}
+
+
+def with_encoder(size, registers):
+    """The tiny model with a DINOv2 of real size in front."""
+    hidden, layers, heads = SIZES[size]
+    shape = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "image_size": 518, "patch_size": 14}
+    torch.manual_seed(0)
+    encoder = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape)) if registers else Dinov2Model(Dinov2Config(**shape))
+    base = presets.build("tiny")
+    projector = TokenProjector(ProjectorConfig(in_features=hidden, context_features=base.projector.config.context_features))
+    for part in (encoder, projector):
+        part.eval().requires_grad_(False)
+    return F2IModel(base.config, base.unet, encoder, projector, base.codec)
+
+
+def with_large_unet():
+    """The tiny model around an SD-shaped UNet of 100 M parameters."""
+    base = presets.build("tiny")
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=base.unet.config.in_channels,
+        out_channels=base.unet.config.out_channels,
+        block_out_channels=(128, 256, 544, 544),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        layers_per_block=1,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        use_linear_projection=True,
+    )
+    unet.eval().requires_grad_(False)
+    config = ModelConfig(**{**base.config.model_dump(), "name": "large", "tile": 64})
+    model = F2IModel(config, unet, base.feature_encoder, base.projector, base.codec)
+    assert 90e6 < sum(p.numel() for p in unet.parameters()) < 120e6
+    return model
+
+
+FAMILIES = {
+    **{
+        f"DINOv2-{size}{', registers' if r else ''}": (lambda size=size, r=r: with_encoder(size, r))
+        for size in SIZES
+        for r in (False, True)
+    },
+    "UNet of 100 M parameters": with_large_unet,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_real_shapes_are_quantized_and_exported_to_every_target(cache, tmp_path, family):
+    checkpoint.save(FAMILIES[family](), tmp_path / "float")
+    recipe = load_recipe("w8a8").model_copy(update={"tiles": 4})
+    record = quantize_checkpoint(QuantizeOptions(str(tmp_path / "float"), recipe, tmp_path / "int8"))
+    assert all(sqnr > 15 for sqnr in record["simulated_sqnr_db"].values()), record["simulated_sqnr_db"]
+    bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", TARGETS, ("w8a8",)))
+    for artifact in bundle.manifest.artifacts:
+        simulated = record["simulated_sqnr_db"][artifact.component]
+        assert artifact.parity.sqnr_db > simulated - 3, (artifact.target, artifact.component, artifact.parity.sqnr_db, simulated)
