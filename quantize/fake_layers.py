@@ -79,7 +79,7 @@ class FakeQuantLayer(nn.Module):
             return result
         weights = {"weight": self.rounded_weight()}
         if self.bias is not None:
-            weights["bias"] = self.bias
+            weights["bias"] = self.rounded_bias(self.bias)
         if self.before is not None:
             x = self.before(x)
         result = functional_call(self.float_layer, weights, (x,))
@@ -99,6 +99,13 @@ class FakeQuantLayer(nn.Module):
             self.weight, self.scale(), self.zero, 0, -WEIGHT_MAX, WEIGHT_MAX, 1.0
         )
         return result
+
+    def rounded_bias(self, bias: Tensor) -> Tensor:
+        """The bias in int32 steps of input scale times weight scale, as engines hold it, with gradients straight through."""
+        if self.before is None:
+            return bias
+        step = (self.scale() * self.before.scale()).detach()
+        return bias + ((bias / step).round() * step - bias).detach()
 
     def start_training(self, room: float) -> nn.Parameter:
         """Make the weight a parameter: the float one it came from, kept within ``room`` steps of its integers, so that rounding gives those."""

@@ -12,6 +12,7 @@ from benchmarks.sensitivity_charts import trade_off, unit_rows, write_svg
 from export.bundle import ExportOptions, export_bundle
 from quantize import mixed, quantized, sensitivity
 from quantize.calibrate import smoothed
+from quantize.capture import relative_l2
 from quantize.fake_layers import fake_component
 from quantize.quantize_job import QuantizeOptions, calibrated, measure, quantize_checkpoint, workbench
 from quantize.recipe import load_recipe, with_options
@@ -48,7 +49,8 @@ def test_switchable_layers_compute_what_the_qdq_graph_computes(subject):
         expected = quantized.simulated(part.module, part.inputs[0], part.name, quantized.Quantized(RECIPE, mine, {}, subject.tensors))
         with torch.no_grad():
             assert fake.switch(fake.layers)
-            torch.testing.assert_close(fake.module(*part.inputs[0]), expected.run(part.inputs[0]), rtol=1e-4, atol=1e-4)
+            # A value between two steps may fall either way, which the next layers carry on; a wrong scale costs ten times this.
+            assert relative_l2(expected.run(part.inputs[0]), fake.module(*part.inputs[0])) < 1e-2
             assert not fake.switch(())
             torch.testing.assert_close(fake.module(*part.inputs[0]), part.module(*part.inputs[0]), rtol=1e-4, atol=1e-5)
 
