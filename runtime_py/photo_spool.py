@@ -57,7 +57,7 @@ def sweep(folder: Path) -> None:
 
 
 class Spool:
-    """``path``: the TIFF, complete once every sample was written and ``close`` was called. ``remove`` it in any case."""
+    """``path``: the TIFF, complete once every sample was written. ``remove`` it in any case."""
 
     def __init__(self, beside: Path, width: int, height: int, bands: int, bits: int) -> None:
         """Make the file and claim its whole size. ``bands``: 1 or 3, plus 1 for alpha; ``bits``: 8 or 16. Raises ``OSError``."""
@@ -85,18 +85,12 @@ class Spool:
             written = os.pwrite(self._descriptor, data, offset)
             data, offset = data[written:], offset + written
 
-    def close(self) -> None:
-        """Nothing more is written. Raises ``OSError`` if the last of it does not fit."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
     def remove(self) -> None:
-        """Close and delete; may be called again."""
-        # Whatever closing meets, the file goes.
-        with contextlib.suppress(OSError):
-            self.close()
+        """Delete it and let go of its lock, which guards it from ``sweep`` until now; may be called again."""
         self.path.unlink(missing_ok=True)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
 
 def _header(width: int, height: int, bands: int, bits: int) -> bytes:

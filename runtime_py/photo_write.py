@@ -222,7 +222,6 @@ class PhotoWriter:
         if self._like is not None:
             self._like.check_unchanged()
         try:
-            spool.close()
             give_back()
             self._encoded, self._lock = make_beside(self.path, ".part")
             self._encode(spool.path, self._encoded)
