@@ -47,7 +47,7 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("demo-out"),
     checkpoint: Annotated[str, typer.Option(help="Bundled model or checkpoint folder.")] = "nano",
     target: Targets = "coreml,executorch,tflite,onnx",
-    precision: Precisions = "fp32,fp16",
+    precision: Precisions = "fp16,w8a8",
     photo: Annotated[Path | None, typer.Option(help="Your own photo; default: one that scikit-image ships.")] = None,
 ) -> None:
     """Export the bundled model to every target, upscale a photo through each engine, and validate.
