@@ -182,7 +182,9 @@ def export(
     target: Targets = "coreml,executorch,tflite,onnx",
     precision: Precisions = "fp16",
     tile: Annotated[int, typer.Option(help="Side of the input tile in pixels; 0 takes the checkpoint's own.")] = 0,
-    overlap: Annotated[str | None, typer.Option(help="Pixels that tiles share, or auto; default: a sixteenth of the tile.")] = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="Pixels that tiles share, or auto; default: a sixteenth of the tile, an eighth for w8a8.")
+    ] = None,
     delegate: Annotated[str, typer.Option(help="ExecuTorch's delegate: xnnpack, coreml or vulkan.")] = "xnnpack",
     keep_fp32: Annotated[str | None, typer.Option("--keep-fp32", help="Core ML fp16: COMPONENT:OP,… to keep in fp32, or auto.")] = None,
     chunk: Annotated[int | None, typer.Option(min=0, metavar="MB", help="Core ML: cut packages larger than this in two.")] = None,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks.predict import RepeatPipeline, time_photo
 from runtime_py.bundle import Bundle, load_array, open_bundle
 from runtime_py.engines import ENGINES, Session, installed, open_session
 from runtime_py.errors import F2IError, UsageError
+from runtime_py.memory import peak_rss
 from runtime_py.pipeline import Pipeline, open_pipeline
 
 
@@ -92,11 +92,6 @@ def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
     tensors = {name: load_array(bundle.check(record)) for name, record in bundle.manifest.golden[0].tensors.items()}
     tensors |= {name: bundle.constant(name) for name in bundle.manifest.constants}
     return {call.component: {a: tensors[t] for a, t in call.inputs.items()} for call in bundle.manifest.dataflow}
-
-
-def peak_rss() -> int:
-    """The process's largest resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:

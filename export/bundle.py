@@ -18,6 +18,7 @@ from quantize import checkpoint, quantized
 from quantize.models.model import build_components
 from runtime_py import __version__
 from runtime_py.bundle import MANIFEST, Bundle, file_record, open_bundle, tree_records
+from runtime_py.diagnose import STATIC
 from runtime_py.errors import UsageError
 from runtime_py.files import atomic_directory, exclusive_lock
 from runtime_py.manifest import (
@@ -43,7 +44,8 @@ from runtime_py.manifest import (
 class ExportOptions:
     """What to export. ``tile`` 0 takes the checkpoint's own.
 
-    ``overlap`` None is a sixteenth of the tile, ``auto`` the least that meets the seam gate; ``parallel`` 0 runs one job per core, as far as memory allows.
+    ``overlap`` None is a sixteenth of the tile (an eighth with int8 activations), ``auto`` the least that meets the seam gate; ``parallel`` 0 runs one job per
+    core, as far as memory allows.
     """
 
     checkpoint: str
@@ -72,7 +74,7 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
     model = checkpoint.load(options.checkpoint, only=())
     tile = options.tile or model.config.tile
     graph = build_components(model, tile)
-    _overlap(tile, options.overlap)
+    _overlap(tile, options)
     _check_kept(options, tuple(graph.components))
     digest = checkpoint.checkpoint_sha256(options.checkpoint)
     source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
@@ -126,13 +128,17 @@ def _check_kept(options: ExportOptions, components: tuple[str, ...]) -> None:
             raise UsageError(f"--keep-fp32: got {item!r}, expected auto or COMPONENT:OP with a component of {', '.join(components)}")
 
 
-def _overlap(tile: int, overlap: int | Literal["auto"] | None) -> int:
-    """The overlap asked for, or a sixteenth of the tile. Raises UsageError unless it is below half the tile."""
-    if overlap is None or overlap == "auto":
-        return tile // 16
-    if overlap < 0 or overlap * 2 >= tile:
-        raise UsageError(f"overlap {overlap} does not fit a tile of {tile}; use --overlap {tile // 16}")
-    return overlap
+def _overlap(tile: int, options: ExportOptions) -> int:
+    """The overlap asked for, or a sixteenth of the tile; an eighth where activations are int8, whose rounding is worst at a tile's edge.
+
+    Raises UsageError unless it is below half the tile.
+    """
+    usual = tile // (8 if set(STATIC) & set(options.precisions) else 16)
+    if options.overlap is None or options.overlap == "auto":
+        return usual
+    if options.overlap < 0 or options.overlap * 2 >= tile:
+        raise UsageError(f"overlap {options.overlap} does not fit a tile of {tile}; use --overlap {usual}")
+    return options.overlap
 
 
 def export_bundle(options: ExportOptions, on_event: Callable[[Event], None] = lambda _: None) -> Bundle:
@@ -220,7 +226,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         tile=TileSpec(
             size=reference_job.tile,
             scale=config["scale"],
-            overlap=measured.overlap if measured else _overlap(reference_job.tile, options.overlap),
+            overlap=measured.overlap if measured else _overlap(reference_job.tile, options),
             multiple=described["multiple"],
             measured=measured,
         ),

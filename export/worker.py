@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from export.jobs import RESULT, Job
 from runtime_py.errors import F2IError, ToolchainError
-from runtime_py.memory import give_back
+from runtime_py.memory import give_back, peak_rss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,21 +49,10 @@ class Stages:
         """End the current stage and begin the next; an empty name only ends."""
         now = time.monotonic()
         if self.name:
-            self.done.append({"name": self.name, "seconds": round(now - self.began, 3), "peak_rss_bytes": _take_peak()})
+            self.done.append({"name": self.name, "seconds": round(now - self.began, 3), "peak_rss_bytes": peak_rss(forget=True)})
         self.name, self.began = name, now
         if name:
             tell(self.events, {"job": self.index, "stage": name})
-
-
-def _take_peak() -> int:
-    """Largest resident memory in bytes since the last call, where Linux can forget an earlier peak; else since the process began."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
-        reset.write_text("5")
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak
 
 
 def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:

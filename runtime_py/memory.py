@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import resource
+import sys
+from pathlib import Path
 from typing import Any
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @functools.cache
@@ -18,3 +23,17 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def peak_rss(*, forget: bool = False) -> int:
+    """Largest resident memory of this process so far, in bytes. With ``forget`` the next call counts from here, where Linux can.
+
+    On Linux it is the program's own: ``ru_maxrss`` would count what the process that started it held, too.
+    """
+    try:
+        peak = next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+        if forget:
+            _RESET.write_text("5")
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak

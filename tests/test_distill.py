@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 from skimage import data as photos
 from transformers import Dinov2Config, Dinov2Model
-from typer.testing import CliRunner
 
-from f2i import app
 from quantize import checkpoint
 from quantize.distill import DistillOptions, distill, learning_rate
 from quantize.distill_options import parse_options
@@ -246,9 +244,12 @@ def test_the_command_teaches_an_encoder(folder, tmp_path):
         "--out",
         str(tmp_path / "out"),
     ]
-    done = CliRunner().invoke(app, [*given, "--steps", "2", "--batch", "1", "--crop", "32"])
-    assert done.exit_code == 0 and "token loss" in done.output, done.output
+    command = [sys.executable, str(ROOT / "f2i.py"), *given, "--steps", "2", "--batch", "1", "--crop", "32"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "token loss" in done.stdout, done.stderr
     assert checkpoint.load(tmp_path / "out").config.name == "tiny"
+    refused = subprocess.run([*command, "--teacher", "tiny"], capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2 and "--encoder teaches the feature encoder alone" in refused.stderr
 
 
 def test_a_perceptual_stage_trains_on_what_a_dinov2_sees(folder, tmp_path):
