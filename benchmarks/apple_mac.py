@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.host import host_device, versions
-from benchmarks.host_worker import golden_inputs, peak_rss
+from benchmarks.host_worker import golden_inputs
 from benchmarks.protocol import BenchReport, OpTime, Row, Settings, with_figures
 from runtime_py.bundle import MANIFEST, Bundle, load_array
 from runtime_py.errors import MissingPackageError, UsageError
 from runtime_py.files import sha256_file
+from runtime_py.memory import peak_rss
 from runtime_py.metrics import ErrorSums
 
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
