@@ -62,6 +62,28 @@ def test_fp16_is_within_its_band_and_the_whole_says_what_it_costs(tmp_path):
     assert 45 < report.sqnr_db < 90
 
 
+class Peaked(torch.nn.Module):
+    """A softmax of logits near 100, where neighbouring fp16 values are a 16th apart; ``scale`` is a wrong one when not 1."""
+
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return torch.softmax((x.flatten(2) + 100) * self.scale, -1)
+
+
+def test_what_rounding_logits_costs_is_not_the_softmax_s_fault_but_a_wrong_logit_is(tmp_path):
+    path = tmp_path / "net.mlpackage"
+    program = save(Peaked(), path, precision=ct.precision.FLOAT16)
+    report = locate(path, program, X)
+    assert report.first is None and report.worst.rel_l2 < 2e-3
+    assert report.sqnr_db < 45  # the whole says what the rounding costs
+    wrong = save(Peaked(1.05), tmp_path / "wrong.mlpackage", precision=ct.precision.FLOAT16)
+    assert wrong is not None
+    assert locate(tmp_path / "wrong.mlpackage", program, X).first is not None
+
+
 def wrong_weights(net):
     net.qkv.weight.data[:16] *= 1.05
 

@@ -73,10 +73,8 @@ def locate(
     pairs = pair_values(run.function, exported)
     wanted = {node.name for node in pairs.values()}
     half = _noise_type(run.function) == "fp16" and run.mode != "fp32"
-    steps = {
-        node.name: node for node in pairs.values() if "quantize_per_tensor" in str(node.target) and "dequantize" not in str(node.target)
-    }
-    references, expected = reference_values(exported, inputs, wanted | {node.args[0].name for node in steps.values()})
+    steep = {node.name for node in pairs.values() if _is_steep(node)}
+    references, expected = reference_values(exported, inputs, wanted | {n.args[0].name for n in pairs.values() if n.name in steep})
     comparisons: list[Comparison] = []
     unmatched = 0
     first: Comparison | None = None
@@ -92,8 +90,8 @@ def locate(
         if node is None or reference is None:
             unmatched += 1
             return None
-        if integers and forced and half and node.name in steps:
-            reference = _steps_of_half(node, references[node.args[0].name])
+        if forced and half and node.name in steep:
+            reference = _of_half(node, references[node.args[0].name])
         origin = node.args[2] if integers else 0  # steps are counted from the zero point, as the values they stand for
         comparison = compare_value(operation, output.name, node, value.float() - origin, reference - origin)
         comparisons.append(comparison)
@@ -117,10 +115,21 @@ def locate(
     return LocateReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, expected))
 
 
-def _steps_of_half(node: Any, source: torch.Tensor) -> torch.Tensor:
-    """What a quantization gives for its input as an fp16 program holds it: a value that fp16 moves over the border of two steps is no fault."""
+def _is_steep(node: Any) -> bool:
+    """Whether the operation makes far more of an error in its input than a band allows: a quantization turns one part in a thousand into a
+    whole step, and a softmax multiplies relative errors by its largest logit."""
+    name = str(node.target)
+    return ("quantize_per_tensor" in name and "dequantize" not in name) or "softmax" in name
+
+
+def _of_half(node: Any, source: torch.Tensor) -> torch.Tensor:
+    """What a steep operation gives for its input as an fp16 program holds it. That the input is rounded is the fault of nobody but the
+    declared type; what it costs in the end is what the component's own gate says."""
+    held = source.half().float()
+    if "softmax" in str(node.target):
+        return torch.softmax(held, node.args[1])
     _, scale, zero_point, low, high = node.args[:5]
-    return (source.half().float() / scale).round().add(zero_point).clamp(low, high)
+    return (held / scale).round().add(zero_point).clamp(low, high)
 
 
 def _noise_type(function: Function) -> str:
