@@ -51,7 +51,7 @@ fuzz: $(READY)
 SIZES ?= 12,50,200
 bench-scale: $(READY)
 	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
-	$(BIN)/python -m benchmarks.scale demo-out/bundle --target tflite --precision fp32 --sizes $(SIZES)
+	$(BIN)/python -m benchmarks.scale demo-out/bundle --target tflite --precision fp16 --sizes $(SIZES)
 
 clean:
 	rm -rf $(VENV) demo-out build dist

@@ -11,26 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
+from benchmarks.commands import commands
 from benchmarks.progress import Steps
-from benchmarks.tables import artifact_table, doctor_table, figure, inspect_json, parity_table, quantization_lines
-from runtime_py.errors import F2IError, GateError, UsageError
+from benchmarks.tables import artifact_table, doctor_table, inspect_json, parity_table, quantization_lines
+from benchmarks.terminal import BundleArgument, JsonFlag, Precisions, Targets, Threads, command_line, end, err, out
+from runtime_py.errors import F2IError, UsageError
 from runtime_py.files import make_folder, write_json
 
 if TYPE_CHECKING:
-    from runtime_py.validate import Report
+    pass
 
 app = typer.Typer(name="f2i", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-WIDE = None if sys.stdout.isatty() else 140  # a pipe has no width of its own; tables must not fold in it
 INTERRUPTED = 130
-out, err = Console(width=WIDE), Console(stderr=True)
-
-Targets = Annotated[str, typer.Option("--target", help="Comma-separated: coreml, executorch, tflite, onnx.")]
-Precisions = Annotated[str, typer.Option("--precision", help="Comma-separated: fp32, fp16, w8a8, …")]
-BundleArgument = Annotated[Path, typer.Argument(help="A bundle, as `f2i export` writes it.", show_default=False)]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Threads = Annotated[int, typer.Option(min=0, max=256, help="Engine threads; 0 takes the engine's default.")]
 
 
 @app.callback()
@@ -58,11 +51,11 @@ def demo(
 
     make_folder(out_dir)
     with Steps(err) as steps:
-        options = DemoOptions(out_dir, checkpoint, tuple(_split(target)), tuple(_split(precision)), photo, _command())
+        options = DemoOptions(out_dir, checkpoint, tuple(_split(target)), tuple(_split(precision)), photo, command_line())
         bundle, report = run_demo(options, steps)
     out.print(parity_table(bundle, report))
     out.print(f"Photos, bundle and reports are in {out_dir}; look at report.html and before_after.png")
-    _end(report)
+    end(report)
 
 
 @app.command()
@@ -275,128 +268,15 @@ def run(
     upscale_all(opened, photos, out_path, AlbumOptions(variant, given, threads, output_format, ray, workers), out, err)
 
 
-@app.command()
-def validate(
-    bundle: BundleArgument,
-    images: Annotated[Path | None, typer.Option(help="Photos to cut tiles from; default: those scikit-image ships.")] = None,
-    hr: Annotated[Path | None, typer.Option(help="High-resolution truth, same names as --images.")] = None,
-    against: Annotated[Path | None, typer.Option(help="Compare with this bundle's reference instead.")] = None,
-    target: Annotated[str | None, typer.Option(help="Only this target.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Only this precision.")] = None,
-    tiles: Annotated[int, typer.Option(min=1, help="Tiles per component.")] = 16,
-    photos: Annotated[int, typer.Option(min=1, help="Photos to stitch.")] = 2,
-    threads: Threads = 0,
-    locate: Annotated[bool, typer.Option("--locate", help="Core ML: name the first op out of band, and the ops to keep in fp32.")] = False,
-    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Judge variants on a Ray cluster; `local` starts one here.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report as JSON.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write the gates as JUnit XML.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report to look at: one offline page.")] = None,
-    bench_file: Annotated[Path | None, typer.Option("--bench", help="With --html: show what `f2i bench --json` wrote beside it.")] = None,
-) -> None:
-    """Every artifact against the full-precision reference, on real photo tiles. Exit code 1 when a gate falls.
-
-    Example: `f2i validate bundle --images photos --json parity.json --html report.html`
-    """
-    from benchmarks.validation import ValidationOutputs, run_validation
-    from runtime_py.bundle import open_bundle
-    from runtime_py.diagnose import describe
-    from runtime_py.validate import ValidateOptions
-
-    opened = open_bundle(bundle)
-    other = open_bundle(against) if against else None
-    options = ValidateOptions(images, hr, other, target, precision, tiles, photos, threads=threads, locate=locate)
-    with Steps(err) as steps:
-        report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, _command(), steps.count)
-    for row in report.located or []:
-        out.print("\n".join(describe(row)), soft_wrap=True, markup=False)
-    out.print(parity_table(opened, report))
-    _end(report)
-
-
-@app.command()
-def summary(
-    report: Annotated[Path, typer.Argument(help="What `f2i validate --json` wrote.", show_default=False)],
-    before: Annotated[Path | None, typer.Option(help="The same of the last release: changes are shown.")] = None,
-) -> None:
-    """A validation as a Markdown table, for a pull request.
-
-    Example: `f2i summary parity.json --before release-parity.json`
-    """
-    from benchmarks.ci_summary import read_report
-    from benchmarks.ci_summary import summary as summarize
-
-    sys.stdout.write(summarize(read_report(report), read_report(before) if before else None))
-
-
-@app.command()
-def bench(
-    bundle: BundleArgument,
-    device: Annotated[str, typer.Option(help="host, arm64, adb, adb:SERIAL or apple.")] = "host",
-    target: Annotated[str | None, typer.Option(help="Only this target.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Only this precision.")] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Runs before any is timed.")] = 10,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs, in ten rounds that take turns with the other variants.")] = 50,
-    seconds: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="The longest that one row may take. Default: 6, less where many rows share 80.", show_default=False),
-    ] = None,
-    threads: Annotated[str, typer.Option(help="Comma-separated numbers of threads.")] = "2,1",
-    sustained: Annotated[float, typer.Option(min=0, help="Minutes of tiles without a pause, with temperature and clocks.")] = 0.0,
-    gate: Annotated[float | None, typer.Option(help="Degrees Celsius below which a round may begin.")] = None,
-    photo: Annotated[str, typer.Option(help="Megapixels to predict whole photos for, comma-separated.")] = "12,50,200",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything as JSON.")] = None,
-    baseline: Annotated[Path | None, typer.Option(help="An earlier --json of the same device: faster, slower or inconclusive.")] = None,
-    runner: Annotated[
-        list[Path] | None,
-        typer.Option(help="adb: executor_runner, benchmark_model, onnxruntime_perf_test, a package that holds one, or yours."),
-    ] = None,
-) -> None:
-    """Latency with its interval, load time, memory and share of the machine's limit, for every variant and component.
-
-    Example: `f2i bench bundle --json bench.json --baseline last-release.json`
-    """
-    from benchmarks.bench import BenchOptions, end_bench, json_path, run_bench
-    from benchmarks.bench_tables import bench_notes, bench_table, compared_table
-    from benchmarks.protocol import bench_json, read_bench, with_baseline
-    from runtime_py.bundle import open_bundle
-
-    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, gate, photo, tuple(runner or ()))
-    before = read_bench(baseline) if baseline else None
-    with Steps(err) as steps:
-        reports = run_bench(open_bundle(bundle), options, steps.count)
-    for report in reports:
-        if before:
-            report = with_baseline(report, before, str(baseline))
-        if json_file:
-            write_json(json_path(json_file, report, len(reports)), bench_json(report))
-        out.print(bench_table(report))
-        for note in bench_notes(report):
-            out.print(note, soft_wrap=True)
-        if report.compared:
-            out.print(compared_table(report))
-    end_bench(reports)
-
-
 def _split(value: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
-
-
-def _command() -> list[str]:
-    """The command line as a reader repeats it."""
-    return ["f2i", *sys.argv[1:]]
 
 
 def _print_json(data: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-def _end(report: Report) -> None:
-    fallen = [g for g in report.gates if not g["passed"]]
-    for gate in fallen:
-        err.print(f"gate fell: {gate['name']} is {figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)
-    if fallen:
-        raise GateError(f"{len(fallen)} of {len(report.gates)} gates fell")
-    out.print(f"all {len(report.gates)} gates hold")
+app.add_typer(commands)
 
 
 def main() -> NoReturn:
