@@ -13,9 +13,9 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A convolution or linear with int8 weights and activations, and what it was given and gave on one tile.
+    """A convolution or linear with int8 weights and int8 or int16 activations, and what it was given and gave on one tile.
 
-    ``weight`` int8 (out, in, …) and ``input`` int8 as torch lays them out; ``output`` float32, dequantized.
+    ``weight`` int8 (out, in, …) and ``input`` int8 or int16 as torch lays them out; ``output`` float32, dequantized.
     """
 
     name: str

@@ -82,7 +82,7 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
     """What the artifact's own kernels make of each layer's input: layer's name → output, dequantized, float32.
 
     The layers that are found, by their weights, are cut out of the graph between their quantize ops and run side by side. Layers that are not there, or
-    whose input or output is not int8, are left out. Raises ToolchainError when the engine fails.
+    whose input or output is not quantized, are left out. Raises ToolchainError when the engine fails.
     """
     from onnx import NodeProto, TensorProto, helper, load, numpy_helper
 
@@ -119,7 +119,9 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
             copied.input[:] = [name if name in constants or not name else own + name for name in source.input]
             copied.output[:] = [own + name for name in source.output]
             nodes.append(copied)
-        inputs.append(helper.make_tensor_value_info(own + first.input[0], TensorProto.INT8, layer.input.shape))
+        inputs.append(
+            helper.make_tensor_value_info(own + first.input[0], helper.np_dtype_to_tensor_dtype(layer.input.dtype), layer.input.shape)
+        )
         outputs.append((layer.name, helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)))
         feeds[inputs[-1].name] = layer.input
     if not nodes:

@@ -148,7 +148,7 @@ def test_pictures_show_every_unit_and_the_choice(chosen, tmp_path):
 
 @pytest.mark.slow
 def test_bundle_carries_the_chosen_rules_and_the_report_shows_them(chosen, tmp_path):
-    """Two precisions of one checkpoint, on ONNX Runtime; int16 activations lose less than a mixed int8."""
+    """Two precisions of one checkpoint, on ONNX Runtime. Where int16 was clipped to what calibration had seen, 22 dB were left."""
     source, record = chosen
     both = tmp_path / "both"
     quantize_checkpoint(QuantizeOptions(str(source), load_recipe("w8a16").model_copy(update={"tiles": 4}), both))
@@ -157,7 +157,7 @@ def test_bundle_carries_the_chosen_rules_and_the_report_shows_them(chosen, tmp_p
     assert [r["match"] for r in model.recipe["w8a8-mixed"]["rules"]][-len(record["mixed"]["layers"]) :] == record["mixed"]["layers"]
     assert len(model.recipe["w8a8-mixed"]["sha256"]) == 64 and model.calibration["w8a8-mixed"]["mixed"]["psnr_db"] >= 34
     sqnr = {(a.component, a.precision): a.parity.sqnr_db for a in bundle.manifest.artifacts}
-    assert sqnr["unet", "w8a16"] > sqnr["unet", "w8a8-mixed"] and sqnr["unet", "w8a16"] > 35
+    assert sqnr["unet", "w8a16"] > 30 and sqnr["feature_encoder", "w8a16"] > 50
     integers = onnx.load(bundle.root / bundle.manifest.artifact("unet", "onnx", "w8a16").path).graph.initializer
     assert any(i.data_type == onnx.TensorProto.INT16 for i in integers)
     images = ReportImages()
