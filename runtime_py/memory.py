@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,29 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_LARGE, _GLIBC_LARGEST = 1 << 30, 32 << 20
+
+
+@contextlib.contextmanager
+def kept_freed() -> Iterator[None]:
+    """Inside, glibc keeps freed memory of any size for the next allocation. It would give tensors of more than 32 MiB back at once, and the
+    next one pays for fresh pages: a tenth of the time where many large intermediates follow each other. Elsewhere this does nothing.
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is None:
+        yield
+        return
+    adjust(_MMAP_THRESHOLD, _LARGE)
+    adjust(_TRIM_THRESHOLD, _LARGE)
+    try:
+        yield
+    finally:
+        adjust(_MMAP_THRESHOLD, _GLIBC_LARGEST)
+        adjust(_TRIM_THRESHOLD, 2 * _GLIBC_LARGEST)
+        give_back()
 
 
 def peak_rss(*, forget: bool = False) -> int:

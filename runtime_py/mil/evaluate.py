@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from runtime_py.errors import MilError
+from runtime_py.memory import kept_freed
 from runtime_py.mil.constants import Constants, to_tensor
 from runtime_py.mil.package import Package
 from runtime_py.mil.plan import Plan, Step, plan_block
@@ -74,7 +75,7 @@ class Evaluator:
         are not rounded until an operation outside the set reads them. Raises :class:`MilError` for missing, unknown or misshapen inputs,
         and when an operation fails.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), kept_freed():
             values = self._bind(inputs)
             run = _Run(self.new_state() if state is None else state, observer, frozenset(keep_fp32))
             results = run.block(self._plan, values)
