@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 
 from runtime_py.bundle import Bundle
-from runtime_py.manifest import SOURCE_SUFFIX, Artifact
+from runtime_py.manifest import SOURCE_SUFFIX, STATIC, Artifact
 
-STATIC = ("w8a8", "w8a8-mixed", "w8a16")
-"""Precisions whose activations are quantized: end to end their noise hides a wrong scale, op by op nothing does."""
 COMPRESSED = ("w8", "p8", "p6", "p4")
 """Precisions that change weights only."""
 

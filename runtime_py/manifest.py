@@ -19,6 +19,8 @@ SOURCE_SUFFIX = ".source.pt2"
 CHUNKS = ".chunks"
 """Suffix of an artifact that is a folder of parts: they run in the order of their names, each on the component's inputs and what came before it."""
 TARGETS = ("coreml", "executorch", "tflite", "onnx")
+STATIC = ("w8a8", "w8a8-mixed", "w8a16")
+"""Precisions whose activations are quantized: end to end their noise hides a wrong scale, op by op nothing does."""
 PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4")
 
 Target = Literal["coreml", "executorch", "tflite", "onnx"]
