@@ -21,14 +21,15 @@ def benchmark(tmp_path_factory):
     return folder
 
 
-def test_the_bundled_model_beats_bicubic_in_every_figure(benchmark, tmp_path):
+@pytest.mark.parametrize("name", ["nano", "pico"])
+def test_the_bundled_models_beat_bicubic_in_every_figure(name, benchmark, tmp_path):
     torch.manual_seed(0)
     Dinov2Model(Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=70, patch_size=14)).save_pretrained(
         tmp_path / "dino"
     )
-    assert main(["nano", "--set", str(benchmark), "--dinov2", str(tmp_path / "dino"), "--json", str(tmp_path / "s.json")]) == 0
+    assert main([name, "--set", str(benchmark), "--dinov2", str(tmp_path / "dino"), "--json", str(tmp_path / "s.json")]) == 0
     rows = json.loads((tmp_path / "s.json").read_text())["sets"][benchmark.name]
-    model, base = rows["nano"], rows["bicubic"]
+    model, base = rows[name], rows["bicubic"]
     assert model["psnr_y"] > base["psnr_y"] + 1
     assert all(model[key] > base[key] for key in ("ssim_y", "ms_ssim", "haarpsi", "lr_psnr"))
     assert model["gmsd"] < base["gmsd"] and 0 < model["dinov2_distance"] < base["dinov2_distance"]
