@@ -41,8 +41,8 @@ bench-mil: $(READY)
 	$(BIN)/python -m benchmarks.mil_cost demo-out/mobile-coreml
 
 bench-peers: $(READY)
-	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
-	$(BIN)/python -m benchmarks.peers demo-out/bundle
+	$(BIN)/f2i export nano --target executorch,tflite --precision fp32 --out demo-out/nano-fp32
+	$(BIN)/python -m benchmarks.peers demo-out/nano-fp32
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --photos 10000 --manifests 1000

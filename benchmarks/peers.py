@@ -10,11 +10,14 @@ Lowering"). LiteRT: ``litert_torch.convert(module, inputs).export(path)`` (the c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -71,6 +74,25 @@ def export_as_documented(target: str, program: Path, destination: Path) -> None:
         raise UsageError(f"target {target!r} has no documented export here; choose from {', '.join(PEERS)}")
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing that converters write reaches the terminal, what their C++ writes included. What they raise does."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for place, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, place)
+            os.close(copy)
+
+
 def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, component: str | None = None) -> list[Peer]:
     """Every component (or only one) of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
     targets = [t for t in PEERS if (t, "fp32") in bundle.manifest.variants()]
@@ -83,7 +105,9 @@ def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, compone
                 if component not in (None, name):
                     continue
                 theirs = Path(folder) / f"{name}.{'pte' if target == 'executorch' else 'tflite'}"
-                export_as_documented(target, bundle.check(record.reference), theirs)
+                reference = bundle.check(record.reference)
+                with _silent():
+                    export_as_documented(target, reference, theirs)
                 ours = bundle.artifact_path(bundle.manifest.artifact(name, target, "fp32"))
                 shapes = {k: tuple(spec.shape) for k, spec in record.inputs.items()}
                 sessions = [open_session(target, p, component=name, inputs=shapes, threads=threads) for p in (ours, theirs)]
@@ -119,6 +143,7 @@ def main() -> None:
     parser.add_argument("--component", help="only this one")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    warnings.simplefilter("ignore")
     try:
         peers = compare_peers(open_bundle(options.bundle), threads=options.threads, rounds=options.rounds, component=options.component)
     except F2IError as e:
