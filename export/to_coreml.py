@@ -18,6 +18,8 @@ from runtime_py.manifest import CHUNKS, Delegation, Fallback, Gates
 from runtime_py.mil.compare import base_name
 
 MINIMUM_DEPLOYMENT_TARGET = "iOS18"
+DEBUG_FILE = "executorch_debug_handle_mapping.json"
+"""coremltools writes it beside what the manifest lists, for a debugger of ExecuTorch's; of an int8 package it is a twelfth."""
 KEEP_MARGIN_DB = 1.0
 """``keep_fp32=auto`` aims this far above the gate: it chooses on one tile and the gate is measured on others."""
 
@@ -46,6 +48,7 @@ def lower(request: LoweringRequest) -> Delegation:
             raise UsageError(f"--keep-fp32: {request.component} has no op {name!r}; {meant}")
     kept = tuple(name for name in kept if name in names)  # a pass after the cast makes ops of its own, which follow their neighbours
     model.save(str(request.path))
+    (request.path / DEBUG_FILE).unlink(missing_ok=True)
     limit = request.options.get("chunk")
     if limit is not None and sum(f.stat().st_size for f in request.path.rglob("*") if f.is_file()) > int(limit) * 1_000_000:
         _split(request.path)

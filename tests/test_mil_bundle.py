@@ -142,6 +142,7 @@ def test_the_source_is_complete_and_not_counted_as_shipped(bundle):
     artifact = bundle.manifest.artifact("unet", "coreml", "fp16")
     source = next(record for record in artifact.files if record.path.endswith(".source.pt2"))
     assert artifact.bytes == sum(record.bytes for record in artifact.files) - source.bytes
+    assert {path.name for path in bundle.artifact_path(artifact).iterdir()} == {"Manifest.json", "Data"}
     inputs, expected = golden(bundle, "unet")
     program = load_source(bundle.artifact_path(artifact), bundle.root / "reference/unet.pt2")
     _, outputs = reference_values(program, inputs, set())

