@@ -73,6 +73,11 @@ def test_real_shapes_are_quantized_and_exported_to_every_target(cache, tmp_path,
     record = quantize_checkpoint(QuantizeOptions(str(tmp_path / "float"), recipe, tmp_path / "int8"))
     assert all(sqnr > 15 for sqnr in record["simulated_sqnr_db"].values()), record["simulated_sqnr_db"]
     bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", TARGETS, ("w8a8",)))
-    for artifact in bundle.manifest.artifacts:
-        simulated = record["simulated_sqnr_db"][artifact.component]
-        assert artifact.parity.sqnr_db > simulated - 3, (artifact.target, artifact.component, artifact.parity.sqnr_db, simulated)
+    real = "unet" if family.startswith("UNet") else "feature_encoder"
+    artifacts = [artifact for artifact in bundle.manifest.artifacts if artifact.component == real]
+    assert {artifact.target for artifact in artifacts} == set(TARGETS)
+    for (
+        artifact
+    ) in artifacts:  # the other component is tiny's, whose random weights make of other tiles than the calibration's what they like
+        simulated = record["simulated_sqnr_db"][real]
+        assert artifact.parity.sqnr_db > simulated - 3, (artifact.target, artifact.parity.sqnr_db, simulated)
