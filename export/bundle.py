@@ -18,10 +18,10 @@ from quantize import checkpoint, quantized
 from quantize.models.model import build_components
 from runtime_py import __version__
 from runtime_py.bundle import MANIFEST, Bundle, file_record, open_bundle, tree_records
-from runtime_py.diagnose import STATIC
 from runtime_py.errors import UsageError
 from runtime_py.files import atomic_directory, exclusive_lock
 from runtime_py.manifest import (
+    STATIC,
     Artifact,
     Call,
     Component,
