@@ -47,7 +47,7 @@ bench-peers: $(READY)
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --photos 10000 --manifests 1000
 
-# About 20 minutes on one core; SIZES=3,12 for a quick one.
+# Half an hour on one core; SIZES=3,12 for a quick one.
 SIZES ?= 12,50,200
 bench-scale: $(READY)
 	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -18,9 +18,6 @@ from benchmarks.tables import artifact_table, doctor_table, inspect_json, parity
 from benchmarks.terminal import BundleArgument, JsonFlag, Precisions, Targets, Threads, command_line, end, err, out
 from runtime_py.errors import F2IError, UsageError
 from runtime_py.files import make_folder, write_json
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(name="f2i", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 INTERRUPTED = 130

@@ -31,6 +31,7 @@ def command_line() -> list[str]:
 
 
 def end(report: Report) -> None:
+    """Prints the gates that fell, or that all hold. Raises GateError when one fell."""
     fallen = [g for g in report.gates if not g["passed"]]
     for gate in fallen:
         err.print(f"gate fell: {gate['name']} is {figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)

@@ -59,7 +59,7 @@ SIZE_MARGIN = 1.1
 GRAPH_BYTES = 500
 """What an operation takes in a file beside its tensors: names, shapes, scales (measured: 150 to 450)."""
 FLOAT = ("fp32", "fp16")
-STATIC = ("w8a8", "w8a8-mixed")
+INT8 = ("w8a8", "w8a8-mixed")
 PALETTES = ("p8", "p6", "p4")
 
 TARGETS: dict[str, Target] = {
@@ -68,7 +68,7 @@ TARGETS: dict[str, Target] = {
         "coremltools",
         "coreml",
         ".mlpackage",
-        (*FLOAT, "w8", *STATIC, *PALETTES),
+        (*FLOAT, "w8", *INT8, *PALETTES),
         {"keep_fp32": (), "chunk": ()},
         ("coremltools", "torch"),
         2.5,
@@ -78,7 +78,7 @@ TARGETS: dict[str, Target] = {
         "executorch",
         "executorch",
         ".pte",
-        (*FLOAT, *STATIC),
+        (*FLOAT, *INT8),
         {"delegate": ("xnnpack", "coreml", "vulkan")},
         ("executorch", "torch"),
         3.5,
@@ -88,12 +88,12 @@ TARGETS: dict[str, Target] = {
         "litert_torch",
         "tflite",
         ".tflite",
-        (*FLOAT, *STATIC),
+        (*FLOAT, *INT8),
         {},
         ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
         4.0,
     ),
-    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", (*FLOAT, "w8", *STATIC, "w8a16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
+    "onnx": Target("export.to_onnx", "onnx", "onnx", ".onnx", (*FLOAT, "w8", *INT8, "w8a16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
 }
 
 

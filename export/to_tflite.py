@@ -16,7 +16,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
 from litert_torch.quantize.quant_config import QuantConfig
 
-from export.lowering import STATIC, LoweringRequest
+from export.lowering import INT8, LoweringRequest
 from runtime_py.manifest import Delegation, Fallback
 
 NAME_BYTES = 24
@@ -24,7 +24,7 @@ NAME_BYTES = 24
 
 def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.tflite) and return how much of the graph the XNNPACK delegate takes on this machine."""
-    if request.precision in STATIC:
+    if request.precision in INT8:
         _lower_static(request)
         return _delegation(request.path)
     plain = request.scratch / "float32.tflite"

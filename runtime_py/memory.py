@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +14,14 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @functools.cache
-def _trim() -> Any:
-    """glibc's ``malloc_trim``, or None where the C library has none (musl, macOS)."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+def _glibc(name: str) -> Any:
+    """A function of glibc's, or None where the C library has none of that name (musl, macOS, Windows)."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def give_back() -> None:
     """Return freed memory to the system. glibc keeps it: over a large photo, tens of megabytes of holes between what threads allocate in turn."""
-    trim = _trim()
+    trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
 
@@ -36,7 +35,7 @@ def kept_freed() -> Iterator[None]:
     """Inside, glibc keeps freed memory of any size for the next allocation. It would give tensors of more than 32 MiB back at once, and the
     next one pays for fresh pages: a tenth of the time where many large intermediates follow each other. Elsewhere this does nothing.
     """
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    adjust = _glibc("mallopt")
     if adjust is None:
         yield
         return
@@ -60,5 +59,7 @@ def peak_rss(*, forget: bool = False) -> int:
         if forget:
             _RESET.write_text("5")
     except (OSError, StopIteration):
+        import resource  # not on Windows, where the evaluator of Core ML programs runs, too
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return peak

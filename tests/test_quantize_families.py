@@ -76,8 +76,7 @@ def test_real_shapes_are_quantized_and_exported_to_every_target(cache, tmp_path,
     real = "unet" if family.startswith("UNet") else "feature_encoder"
     artifacts = [artifact for artifact in bundle.manifest.artifacts if artifact.component == real]
     assert {artifact.target for artifact in artifacts} == set(TARGETS)
-    for (
-        artifact
-    ) in artifacts:  # the other component is tiny's, whose random weights make of other tiles than the calibration's what they like
+    # The other component is tiny's, whose random weights make of other tiles than the calibration's what they like.
+    for artifact in artifacts:
         simulated = record["simulated_sqnr_db"][real]
         assert artifact.parity.sqnr_db > simulated - 3, (artifact.target, artifact.parity.sqnr_db, simulated)

@@ -122,14 +122,10 @@ def _is_steep(node: Any) -> bool:
     return ("quantize_per_tensor" in name and "dequantize" not in name) or "softmax" in name
 
 
-def _of_half(node: Any, source: torch.Tensor) -> torch.Tensor:
+def _of_half(node: Any, source: torch.Tensor) -> Any:
     """What a steep operation gives for its input as an fp16 program holds it. That the input is rounded is the fault of nobody but the
     declared type; what it costs in the end is what the component's own gate says."""
-    held = source.half().float()
-    if "softmax" in str(node.target):
-        return torch.softmax(held, node.args[1])
-    _, scale, zero_point, low, high = node.args[:5]
-    return (held / scale).round().add(zero_point).clamp(low, high)
+    return node.target(source.half().float(), *node.args[1:], **node.kwargs).float()
 
 
 def _noise_type(function: Function) -> str:
