@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
+import platform
 import shlex
 import uuid
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.adb import DeviceError, Phone
 from benchmarks.native_runners import PLANS, Runner, libraries, stage_item
@@ -101,7 +105,7 @@ def _python(phone: Phone) -> str:
 @contextlib.contextmanager
 def remote_folder(phone: Phone, parent: str) -> Iterator[str]:
     """A new folder on the device; afterwards what ran in it is ended and the folder removed. A device that is gone by then is swept next time."""
-    remote = f"{parent}/{PREFIX}{uuid.uuid4().hex[:12]}"
+    remote = f"{parent}/{_owner(phone)}{os.getpid()}-{uuid.uuid4().hex[:12]}"
     phone.shell(f"mkdir -p {shlex.quote(remote)}")
     try:
         yield remote
@@ -120,10 +124,23 @@ def _end(remote: str) -> str:
     return f"[ -f {quoted}/pid ] && {{ kill -9 -$(cat {quoted}/pid) || kill -9 $(cat {quoted}/pid); }} 2>/dev/null; true"
 
 
+def _owner(phone: Phone) -> str:
+    """How the names begin of folders that this computer makes on a device; the process's number follows."""
+    return f"{PREFIX}{hashlib.sha256(f'{platform.node()} {phone.serial}'.encode()).hexdigest()[:8]}-"
+
+
 def sweep(phone: Phone, parent: str) -> None:
-    """Remove what a broken run left: folders of ours whose process is not alive."""
-    pattern = f"{shlex.quote(parent)}/{PREFIX}*"
-    script = (
-        f'for d in {pattern}; do [ -f "$d/pid" ] && kill -0 $(cat "$d/pid") 2>/dev/null || [ ! -f "$d/pid" ] || rm -rf "$d"; done; true'
-    )
-    phone.shell(script)
+    """Remove what broken runs left. To be called before this process runs anything on the device.
+
+    A folder that this computer made is removed with whatever runs in it, unless the process that made it lives; of others' folders those whose run has ended.
+    """
+    for folder in phone.shell(f"ls -d {shlex.quote(parent)}/{PREFIX}* 2>/dev/null; true").split("\n"):
+        name, mine = folder.rpartition("/")[2].strip(), _owner(phone)
+        if not name.startswith(PREFIX):
+            continue
+        maker = int(name.removeprefix(mine).partition("-")[0]) if name.startswith(mine) else None
+        if maker is not None and (maker == os.getpid() or not psutil.pid_exists(maker)):
+            _remove(phone, folder)
+        else:
+            quoted = shlex.quote(folder)
+            phone.shell(f"[ -f {quoted}/pid ] && ! kill -0 $(cat {quoted}/pid) 2>/dev/null && rm -rf {quoted}; true")

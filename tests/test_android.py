@@ -1,5 +1,6 @@
 """Android over a real adbd: push, run, pull, parity on the device, and every way that a device can let us down."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks.adb import DeviceError, Phone, connected
 from benchmarks.android import AdbOptions, bench_android
+from benchmarks.android_run import remote_folder
 from benchmarks.native_runners import Runner
 from benchmarks.protocol import Settings
 from runtime_py.bundle import open_bundle
@@ -123,12 +125,25 @@ def test_a_device_that_disconnects_costs_no_other_device_anything(tiny_bundle, p
     assert {r.status for r in good.rows} == {"ok"}, [r.reason for r in good.rows]
     assert {r.status for r in bad.rows} == {"failed"} and len(bad.rows) == len(good.rows)
     phone.connect(TWO)
-    for _ in range(600):  # the orphan ends by itself
-        if str(phone.storage) not in Phone(phone.adb, ONE).shell(WORKING):
-            break
-        time.sleep(0.2)
     [again] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, serials=(TWO,)), target="onnx", precision="fp32")
     assert {r.status for r in again.rows} == {"ok"}
+
+
+def test_what_a_killed_run_left_is_swept_whether_or_not_it_had_begun(tiny_bundle, phone, options):
+    """Folders of this computer whose process is gone, one with its runner still at work; another computer's is left while its runner lives."""
+    device = Phone(phone.adb, ONE)
+    with remote_folder(device, options.folder) as ours:
+        mine = ours.rpartition("/")[2].split("-")[:3]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    never, busy, other = ("-".join([*mine, f"{gone.pid}-a"]), "-".join([*mine, f"{gone.pid}-b"]), "f2i-bench-elsewhere-1-c")
+    device.shell(f"mkdir {' '.join(f'{options.folder}/{name}' for name in (never, busy, other))}")
+    for name in (busy, other):
+        device.shell(f"cd {options.folder}/{name} && (sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > pid)")
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, target="onnx", precision="fp32")
+    assert {r.status for r in report.rows} == {"ok"}
+    assert [p.name for p in phone.storage.iterdir()] == [other]
+    device.shell(f"cd {options.folder} && kill $(cat {other}/pid) && rm -r {other}")
 
 
 def test_a_device_that_reboots_costs_its_rows_and_serves_again(tiny_bundle, phone, options, tmp_path):

@@ -137,7 +137,7 @@ def test_a_device_runs_them_with_parity_and_without_python(tiny_bundle, tmp_path
             assert row.load_ns > 0 and row.median_ns > 0
             assert (row.sqnr_db is None) == (row.target == "onnx") and (row.sqnr_db or 91) > 90
         first = runners[0]
-        first.write_text(first.read_text().replace("exec", 'case "$*" in *feature_encoder*) echo bad model >&2; exit 4;; esac; exec'))
+        first.write_text(first.read_text().replace("exec ", 'case "$*" in *feature_encoder*) echo bad model >&2; exit 4;; esac; exec '))
         [report] = bench_android(bundle, settings, options, target="executorch", precision="fp32")
         assert {r.component: r.status for r in report.rows} == {"feature_encoder": "failed", "unet": "ok"}
         assert "bad model" in report.rows[0].reason
