@@ -103,7 +103,7 @@ def _label(points: list[dict[str, Any]]) -> None:
         left_side = right + length > WIDTH - 4
         start = point["x"] - point["r"] - 6 - length if left_side else right
         y = point["y"] + 4
-        while any(abs(y - other) < 18 and start < b and start + length > a for a, b, other in taken):
+        while any(abs(y - other) < 22 and start < b and start + length > a for a, b, other in taken):
             y += 2
         taken.append((start, start + length, y))
         point |= {
