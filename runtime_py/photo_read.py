@@ -6,6 +6,7 @@ WebP, progressive JPEG and interlaced PNG.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -97,13 +98,19 @@ class PhotoReader:
         refuse_truncated(self.path, self.format)
         self._stat = self._look()
         self._scratch = scratch
-        try:
-            stored = _open(self.path, self.format)
-            refuse_absurd(self.path, stored.width, stored.height, _held_pixel_bytes(stored, self.format))
-            self._describe(stored)
-            self._image = self._convert(stored)
-        except vips().Error as error:
-            raise self._damaged(error) from error
+        self._file: _OpenFile | None = None
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._let_go)
+            try:
+                stored, self._file = _open(self.path, self.format)
+                refuse_absurd(self.path, stored.width, stored.height, _held_pixel_bytes(stored, self.format))
+                self._describe(stored)
+                self._image = self._convert(stored)
+            except vips().Error as error:
+                raise self._damaged(error) from error
+            except OSError as error:
+                raise PhotoError(f"cannot read {self.path}: {(error.strerror or str(error)).lower()}") from error
+            undo.pop_all()
         self.width, self.height = (stored.height, stored.width) if TURNS[self.orientation][0] else (stored.width, stored.height)
         self._stored_height, self._stored_width = stored.height, stored.width
         self._turned: TurnedRows | None = None
@@ -191,7 +198,7 @@ class PhotoReader:
         if y1 == self._stored_height:
             # Nothing is left to decode: let go of the decoder, which may hold the whole picture and speaks of damage only now.
             del image
-            self._image = None
+            self._let_go()
         if _DECODER_WARNINGS.take():
             self.warnings.append("the decoder went on past damaged data: part of the picture may be wrong")
         return np.concatenate(strips)
@@ -270,7 +277,14 @@ class PhotoReader:
         """Let go of the file and of all temporary data."""
         if self._turned is not None:
             self._turned.close()
-        self._image = self._held = None
+        self._held = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._image = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __enter__(self) -> PhotoReader:
         return self
@@ -279,14 +293,48 @@ class PhotoReader:
         self.close()
 
 
-def _open(path: Path, kind: str) -> Any:
-    pyvips = vips()
+class _OpenFile:
+    """A file that libvips reads through us.
+
+    Left to itself it maps the file: a JPEG then counts as memory of the process as it is read, and one that is cut short meanwhile ends the process.
+    ``source`` must live as long as the pictures made of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self.source = vips().SourceCustom()
+        self.source.on_read(self._read)
+        self.source.on_seek(self._seek)
+
+    def _read(self, count: int) -> bytes | None:
+        # An error must not leave a callback; to the decoder it is the file's end, and whether the file changed is looked at then.
+        try:
+            return self._file.read(count)
+        except (OSError, ValueError):
+            return None
+
+    def _seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open(path: Path, kind: str) -> tuple[Any, _OpenFile | None]:
+    """The picture, and what it is read through until it is let go of."""
     if kind == "heic":
-        return _open_heic(path)
-    # By source, not by name: libvips takes "[...]" in a name for options. By its own loader, so that no other format's code is reached.
-    source = pyvips.Source.new_from_file(str(path))
+        return _open_heic(path), None
+    # By its own loader, so that no other format's code is reached.
     loader = {"jpeg": "jpegload", "png": "pngload", "tiff": "tiffload", "webp": "webpload", "avif": "heifload"}[kind]
-    return pyvips.Operation.call(f"{loader}_source", source, access="sequential", fail_on="error")
+    file = _OpenFile(path)
+    try:
+        return vips().Operation.call(f"{loader}_source", file.source, access="sequential", fail_on="error"), file
+    except vips().Error:
+        file.close()
+        raise
 
 
 def _has(image: Any, field: str) -> bool:

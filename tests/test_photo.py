@@ -399,6 +399,33 @@ def test_photo_that_changes_is_noticed(tmp_path, chelsea, lone):
         change_half_way()
 
 
+CUT_SHORT = """
+import os, sys
+from pathlib import Path
+from runtime_py.errors import PhotoError
+from runtime_py.photo import PhotoReader
+path = Path(sys.argv[1])
+with PhotoReader(path) as reader:
+    reader.rows(0, 64)
+    os.truncate(path, 20_000)
+    try:
+        for y in range(64, reader.height, 64):
+            reader.rows(y, min(y + 64, reader.height))
+    except PhotoError as error:
+        print(error)
+"""
+
+
+def test_photo_that_is_cut_short_while_it_is_read_is_noticed(tmp_path):
+    """In a process of its own: where a decoder has the file mapped, this ends the process."""
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.jpg", quality=95)
+    run = subprocess.run(
+        [sys.executable, "-c", CUT_SHORT, str(tmp_path / "a.jpg")], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert run.returncode == 0 and "was changed or removed" in run.stdout, (run.returncode, run.stderr)
+
+
 # Outputs that cannot be, and writing that is interrupted
 
 
