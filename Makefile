@@ -47,11 +47,11 @@ bench-peers: $(READY)
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz.py --photos 10000 --manifests 1000
 
-# Half an hour on one core; SIZES=3,12 for a quick one.
+# Twenty minutes on one core; SIZES=3,12 for a quick one.
 SIZES ?= 12,50,200
 bench-scale: $(READY)
 	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
-	$(BIN)/python -m benchmarks.scale demo-out/bundle --target tflite --precision fp16 --sizes $(SIZES)
+	$(BIN)/python -m benchmarks.scale demo-out/bundle --target tflite --precision w8a8 --sizes $(SIZES)
 
 clean:
 	rm -rf $(VENV) demo-out build dist

@@ -79,7 +79,7 @@ def test_int8_kernels_compute_what_x86_does(cache, tmp_path):
         subprocess.run([sys.executable, str(ROOT / "f2i.py"), *command], check=True, timeout=1200)
     report = arm64.bench_arm64(open_bundle(tmp_path / "bundle"), Settings())
     assert len(report.rows) == 18
-    # ExecuTorch 1.0.1's wheel ends so on a processor without dot products, whatever the graph (README, ARM64); everywhere else it computes what it does here.
+    # ExecuTorch 1.0.1's wheel runs SDOT on a processor that has none, whatever the graph (README, ARM64); everywhere else it computes what it does here.
     broken = [row for row in report.rows if row.target == "executorch" and row.status == "failed"]
     assert len(broken) <= 2 and all("cortex-a53" in row.reason and "Illegal instruction" in row.reason for row in broken)
     for row in report.rows:
