@@ -16,6 +16,7 @@ from runtime_py.color import ColorSums
 from runtime_py.engines import Session, open_session
 from runtime_py.errors import BundleError, ToolchainError
 from runtime_py.manifest import ColorFix, OverlapRecord
+from runtime_py.memory import give_back
 from runtime_py.photo import PhotoReader, PhotoWriter
 from runtime_py.tiles import ReadRows, TilePlan, plan_tiles, upscale_blocks
 
@@ -75,6 +76,7 @@ class Pipeline:
         """Free all sessions."""
         for session in self.sessions.values():
             session.close()
+        give_back()
 
     def __enter__(self) -> Pipeline:
         return self

@@ -119,7 +119,7 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
         for (layer, *_), detail in zip(cuts, interpreter.get_output_details(), strict=True):
             scale, zero = detail["quantization"]
             value = (interpreter.get_tensor(detail["index"]).astype(np.float32) - zero) * np.float32(scale)
-            outputs[layer.name] = value.transpose(0, 3, 1, 2) if layer.op == "conv2d" else value.reshape(layer.output.shape)
+            outputs[layer.name] = value.transpose(0, 3, 1, 2) if layer.op == "conv2d" else value.reshape(layer.rounded.shape)
     except (RuntimeError, ValueError) as e:
         raise ToolchainError(component=path.stem, target="tflite", stage="layers", reason=str(e)) from e
     return outputs

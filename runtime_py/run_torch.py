@@ -34,7 +34,8 @@ class TorchSession:
             return self.module(*(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.names)).numpy()
 
     def close(self) -> None:
-        """Nothing is held outside this object."""
+        """Release the program."""
+        del self.module
 
 
 def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> TorchSession:
@@ -68,7 +69,7 @@ def quantized_layers(session: TorchSession, inputs: Mapping[str, np.ndarray]) ->
         if node.target not in LAYERS or node.args[1].target is not _WEIGHTS or node.args[0].target is not _DQ:
             continue
         [rounded] = [user for user in node.users if user.target is _Q]
-        found.append((node, node.args[1].args[0], node.args[0].args[0], next(user for user in rounded.users if user.target is _DQ)))
+        found.append((node, node.args[1].args[0], node.args[0].args[0], rounded))
     recorder = _Recorder(session.module, {n for layer in found for n in layer[1:]})
     with torch.no_grad():
         recorder.run(*(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in session.names))
@@ -80,9 +81,11 @@ def quantized_layers(session: TorchSession, inputs: Mapping[str, np.ndarray]) ->
             LAYERS[node.target],  # type: ignore[arg-type]
             values[weight],
             values[given],
-            values[result],
+            values[rounded],
+            float(rounded.args[1]),
+            int(rounded.args[2]),
         )
-        for name, (node, weight, given, result) in zip(names, found, strict=True)
+        for name, (node, weight, given, rounded) in zip(names, found, strict=True)
     ]
 
 

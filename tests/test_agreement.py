@@ -83,7 +83,7 @@ def test_a_scale_that_is_a_fifth_too_large_is_named(int8_bundle, target):
 
     layers = layers_of(int8_bundle, "unet")
     broken = layers[len(layers) // 2]
-    layers = [replace(layer, output=layer.output * np.float32(1.2)) if layer is broken else layer for layer in layers]
+    layers = [replace(layer, scale=1.2 * layer.scale) if layer is broken else layer for layer in layers]
     path = int8_bundle.artifact_path(int8_bundle.manifest.artifact("unet", target, "w8a8"))
     errors = agreement.layer_errors(target, path, layers)
     assert {name for name, error in errors.items() if error > int8_bundle.manifest.gates.layer_rel_l2} == {broken.name}

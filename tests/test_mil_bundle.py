@@ -23,7 +23,7 @@ from runtime_py.bundle import open_bundle, verify  # noqa: E402
 from runtime_py.errors import BundleError, UsageError  # noqa: E402
 from runtime_py.metrics import relative_l2, sqnr_db  # noqa: E402
 from runtime_py.mil import load  # noqa: E402
-from runtime_py.mil.compare import reference_values  # noqa: E402
+from runtime_py.mil.compare import Reference  # noqa: E402
 from runtime_py.mil.locate import locate  # noqa: E402
 from runtime_py.mil.source import load_source  # noqa: E402
 from runtime_py.mil.weights import own_weights_error  # noqa: E402
@@ -145,7 +145,7 @@ def test_the_source_is_complete_and_not_counted_as_shipped(bundle):
     assert {path.name for path in bundle.artifact_path(artifact).iterdir()} == {"Manifest.json", "Data"}
     inputs, expected = golden(bundle, "unet")
     program = load_source(bundle.artifact_path(artifact), bundle.root / "reference/unet.pt2")
-    _, outputs = reference_values(program, inputs, set())
+    outputs = Reference(program, inputs).outputs()
     assert sqnr_db(expected, outputs[0].numpy()) > 90
 
 

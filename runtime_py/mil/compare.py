@@ -123,29 +123,64 @@ def _increasing(values: list[int]) -> list[int]:
     return run[::-1]
 
 
-class _Recorder(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
-    """Runs a graph, some of its nodes replaced, and keeps the results of the nodes asked for."""
+class Reference(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
+    """A program run beside a package: only as far as it is asked, keeping a result no longer than until it was taken as often as was said.
 
-    def __init__(self, module: Any, wanted: set[str], replaced: Mapping[str, torch.Tensor]) -> None:
-        super().__init__(module, garbage_collect_values=True)
-        self.wanted, self.replaced = wanted, replaced
-        self.values: dict[str, torch.Tensor] = {}
-
-    def run_node(self, n: Any) -> Any:
-        result = super().run_node(n)
-        result = self.replaced.get(n.name, result)
-        if n.name in self.wanted and isinstance(result, torch.Tensor):
-            self.values[n.name] = result.detach().float()
-        return result
-
-
-def reference_values(
-    program: Any, inputs: Mapping[str, np.ndarray[Any, Any]], wanted: set[str], replaced: Mapping[str, torch.Tensor] | None = None
-) -> tuple[dict[str, Any], list[Any]]:
-    """Results of the nodes ``wanted`` and the outputs of ``program`` on ``inputs`` (its user inputs, by name, else in order).
-
-    Nodes named in ``replaced`` have those results instead of their own.
+    All results of a large decoder together are many times its weights.
     """
+
+    def __init__(
+        self,
+        program: Any,
+        inputs: Mapping[str, np.ndarray[Any, Any]],
+        uses: Mapping[str, int] | None = None,
+        replaced: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """``inputs``: the program's user inputs, by name, else in order. ``uses``: names of nodes whose results will be taken, and how often.
+
+        Nodes named in ``replaced`` have those results instead of their own. Raises MilError for other inputs.
+        """
+        super().__init__(program.graph_module, garbage_collect_values=True)
+        self.args_iter = iter(_arguments(program, inputs))
+        self._ahead = iter(program.graph_module.graph.nodes)
+        self._left, self._replaced = dict(uses or {}), replaced or {}
+        self._held: dict[str, torch.Tensor] = {}
+        self._returned: list[Any] = []
+
+    def take(self, name: str) -> torch.Tensor | None:
+        """The result of a node, float32; None for one that is no tensor or was taken as often as was said."""
+        while self._left.get(name, 0) > 0 and name not in self._held and self._step():
+            pass
+        if self._left.get(name, 0) < 1 or name not in self._held:
+            return None
+        self._left[name] -= 1
+        return self._held[name] if self._left[name] else self._held.pop(name)
+
+    def outputs(self) -> list[Any]:
+        """What the program returns, run to its end."""
+        while self._step():
+            pass
+        return self._returned
+
+    def _step(self) -> bool:
+        """Run the next node; False when there is none."""
+        node = next(self._ahead, None)
+        if node is None:
+            return False
+        with torch.no_grad():
+            result = self.run_node(node)
+        result = self._replaced.get(node.name, result)
+        if node.op == "output":
+            self._returned = list(result)
+        self.env[node] = result
+        for last in self.user_to_last_uses.get(node, []):
+            del self.env[last]
+        if self._left.get(node.name, 0) > 0 and isinstance(result, torch.Tensor):
+            self._held[node.name] = result.detach().float()
+        return True
+
+
+def _arguments(program: Any, inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
     names = [item.arg.name for item in program.graph_signature.input_specs if item.kind.name == "USER_INPUT"]
     if set(names) == set(inputs):
         arrays = [inputs[name] for name in names]
@@ -155,11 +190,7 @@ def reference_values(
         raise MilError(f"the reference takes {names}, got {sorted(inputs)}")
     lifted = {**program.state_dict, **program.constants}
     tensors = iter(torch.from_numpy(np.array(array)) for array in arrays)
-    arguments = [next(tensors) if item.kind.name == "USER_INPUT" else lifted[item.target] for item in program.graph_signature.input_specs]
-    recorder = _Recorder(program.graph_module, wanted, replaced or {})
-    with torch.no_grad():
-        outputs = recorder.run(*arguments)
-    return recorder.values, list(outputs)
+    return [next(tensors) if item.kind.name == "USER_INPUT" else lifted[item.target] for item in program.graph_signature.input_specs]
 
 
 def relative_l2(actual: torch.Tensor, reference: torch.Tensor) -> float:

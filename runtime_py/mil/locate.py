@@ -8,6 +8,7 @@ accumulate.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from runtime_py.errors import MilError
-from runtime_py.mil.compare import Comparison, base_name, compare_value, pair_values, reference_values, relative_l2, sqnr_db
+from runtime_py.mil.compare import Comparison, Reference, base_name, compare_value, pair_values, relative_l2, sqnr_db
 from runtime_py.mil.evaluate import Evaluator
 from runtime_py.mil.program import Function, Operation, Output
 
@@ -71,10 +72,11 @@ def locate(
     run = evaluator or Evaluator(package)
     exported = load_program(program)
     pairs = pair_values(run.function, exported)
-    wanted = {node.name for node in pairs.values()}
     half = _noise_type(run.function) == "fp16" and run.mode != "fp32"
-    steep = {node.name for node in pairs.values() if _is_steep(node)}
-    references, expected = reference_values(exported, inputs, wanted | {n.args[0].name for n in pairs.values() if n.name in steep})
+    steep = {node.name for node in pairs.values() if forced and half and _is_steep(node)}
+    uses = Counter(node.name for node in pairs.values())
+    uses.update(node.args[0].name for node in pairs.values() if node.name in steep)
+    references = Reference(exported, inputs, uses)
     comparisons: list[Comparison] = []
     unmatched = 0
     first: Comparison | None = None
@@ -83,15 +85,16 @@ def locate(
     def observe(operation: Operation, output: Output, value: Any) -> Any:
         nonlocal unmatched, first, worst
         integers = operation.type == "quantize"
+        node = pairs.get(output.name)
+        source = references.take(node.args[0].name) if node is not None and node.name in steep else None
+        reference = None if node is None else references.take(node.name)
         if not isinstance(value, torch.Tensor) or not (integers or output.type.dtype.is_float):
             return None
-        node = pairs.get(output.name)
-        reference = None if node is None else references.get(node.name)
         if node is None or reference is None:
             unmatched += 1
             return None
-        if forced and half and node.name in steep:
-            reference = _of_half(node, references[node.args[0].name])
+        if source is not None:
+            reference = _of_half(node, source)
         origin = node.args[2] if integers else 0  # steps are counted from the zero point, as the values they stand for
         comparison = compare_value(operation, output.name, node, value.float() - origin, reference - origin)
         comparisons.append(comparison)
@@ -112,7 +115,7 @@ def locate(
         raise MilError(f"{package}: none of its values come from the given program; pass the program it was converted from")
     if forced:
         outputs = run(dict(zip(run.inputs, inputs.values(), strict=True)) if set(inputs) != set(run.inputs) else inputs)
-    return LocateReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, expected))
+    return LocateReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, references.outputs()))
 
 
 def _is_steep(node: Any) -> bool:
@@ -151,7 +154,7 @@ def keep_fp32(package: Path, program: Any, inputs: Inputs, *, gate_db: float) ->
     run = Evaluator(package)
     exported = load_program(program)
     report = locate(package, exported, inputs, evaluator=run)
-    _, expected = reference_values(exported, inputs, set())
+    expected = Reference(exported, inputs).outputs()
     given = inputs if set(inputs) == set(run.inputs) else dict(zip(run.inputs, inputs.values(), strict=True))
     groups = _groups(run.function, report.comparisons)
 

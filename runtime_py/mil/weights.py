@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runtime_py.mil.compare import base_name, reference_values, relative_l2
+from runtime_py.mil.compare import Reference, base_name, relative_l2
 from runtime_py.mil.constants import Constants
 from runtime_py.mil.evaluate import Evaluator
 from runtime_py.mil.locate import load_program
@@ -75,7 +75,7 @@ def own_weights_error(package: Path, program: Any, inputs: Mapping[str, np.ndarr
     """
     exported = load_program(program)
     replaced = {name: torch.from_numpy(array) for name, array in package_weights(package, exported).items()}
-    _, expected = reference_values(exported, inputs, set(), replaced)
+    expected = Reference(exported, inputs, replaced=replaced).outputs()
     run = Evaluator(package, mode="fp32")
     given = inputs if set(inputs) == set(run.inputs) else dict(zip(run.inputs, inputs.values(), strict=True))
     actual = torch.cat([torch.from_numpy(value).flatten() for value in run(given).values()])
