@@ -73,9 +73,9 @@ def locate(
     exported = load_program(program)
     pairs = pair_values(run.function, exported)
     half = _noise_type(run.function) == "fp16" and run.mode != "fp32"
-    steep = {node.name for node in pairs.values() if forced and half and _is_steep(node)}
     uses = Counter(node.name for node in pairs.values())
-    uses.update(node.args[0].name for node in pairs.values() if node.name in steep)
+    chains = {node.name: _steep(node, uses) for node in pairs.values()} if forced and half else {}
+    uses.update(chains[node.name][0].args[0].name for node in pairs.values() if chains.get(node.name))
     references = Reference(exported, inputs, uses)
     comparisons: list[Comparison] = []
     unmatched = 0
@@ -86,15 +86,16 @@ def locate(
         nonlocal unmatched, first, worst
         integers = operation.type == "quantize"
         node = pairs.get(output.name)
-        source = references.take(node.args[0].name) if node is not None and node.name in steep else None
+        chain = chains.get(node.name) if node is not None else None
+        source = references.take(chain[0].args[0].name) if chain else None
         reference = None if node is None else references.take(node.name)
         if not isinstance(value, torch.Tensor) or not (integers or output.type.dtype.is_float):
             return None
         if node is None or reference is None:
             unmatched += 1
             return None
-        if source is not None:
-            reference = _of_half(node, source)
+        if chain and source is not None:
+            reference = _of_half(chain, source)
         origin = node.args[2] if integers else 0  # steps are counted from the zero point, as the values they stand for
         comparison = compare_value(operation, output.name, node, value.float() - origin, reference - origin)
         comparisons.append(comparison)
@@ -118,17 +119,26 @@ def locate(
     return LocateReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, references.outputs()))
 
 
-def _is_steep(node: Any) -> bool:
-    """Whether the operation makes far more of an error in its input than a band allows: a quantization turns one part in a thousand into a
-    whole step, and a softmax multiplies relative errors by its largest logit."""
+def _steep(node: Any, paired: Mapping[str, int]) -> list[Any]:
+    """The operations up to ``node`` that make far more of an error in their input than a band allows; none where ``node`` is not such.
+
+    A quantization turns one part in a thousand into a whole step, and a softmax multiplies relative errors by its largest logit. A dequantization
+    stands for the quantization before it where that is not compared itself.
+    """
     name = str(node.target)
-    return ("quantize_per_tensor" in name and "dequantize" not in name) or "softmax" in name
+    if "dequantize_per_tensor" in name:
+        before = node.args[0]
+        return [before, node] if "quantize_per_tensor" in str(before.target) and before.name not in paired else []
+    return [node] if "quantize_per_tensor" in name or "softmax" in name else []
 
 
-def _of_half(node: Any, source: torch.Tensor) -> Any:
-    """What a steep operation gives for its input as an fp16 program holds it. That the input is rounded is the fault of nobody but the
+def _of_half(chain: Sequence[Any], source: torch.Tensor) -> Any:
+    """What steep operations give for their input as an fp16 program holds it. That the input is rounded is the fault of nobody but the
     declared type; what it costs in the end is what the component's own gate says."""
-    return node.target(source.half().float(), *node.args[1:], **node.kwargs).float()
+    value: Any = source.half().float()
+    for node in chain:
+        value = node.target(value, *node.args[1:], **node.kwargs)
+    return value.float()
 
 
 def _noise_type(function: Function) -> str:
