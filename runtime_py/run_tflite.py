@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
         if layer is None:
             continue
         # Zeros around an image are a convolution's own in torch and an op before it here; whichever side of it the program rounded is given.
+        layer = _without_padding(layer, [int(n) for n in given.shape])
         chain = [operation]
         while np.prod(tensors[int(chain[-1].inputs[0])].shape) != layer.input.size:
             before = producers.get(int(chain[-1].inputs[0]))
@@ -123,6 +125,20 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
     except (RuntimeError, ValueError) as e:
         raise ToolchainError(component=path.stem, target="tflite", stage="layers", reason=str(e)) from e
     return outputs
+
+
+def _without_padding(layer: QuantizedLayer, shape: Sequence[int]) -> QuantizedLayer:
+    """The layer as a convolution (n, h, w, c) is given it that pads by itself, below and on the right, what the program padded before it.
+
+    So the converter folds the padding of downsamplers that halve an even size. Other layers, and what is not one value there, are left as they are.
+    """
+    if layer.op != "conv2d" or len(shape) != 4 or layer.input.ndim != 4:
+        return layer
+    (_, height, width, _), (_, _, high, wide) = shape, layer.input.shape
+    beyond = np.concatenate([layer.input[:, :, height:].ravel(), layer.input[:, :, :, width:].ravel()])
+    if high < height or wide < width or beyond.size == 0 or (beyond != beyond[0]).any():
+        return layer
+    return replace(layer, input=layer.input[:, :, :height, :width])
 
 
 def _cut(tensors: list[Any], operations: list[Any], chain: Sequence[Any]) -> tuple[int, int]:

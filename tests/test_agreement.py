@@ -180,3 +180,17 @@ def test_a_file_that_stayed_float_is_too_large(tiny_int8):
     check_size("unet", "executorch", 10_000_000, 11_400_000, 1000)
     with pytest.raises(ToolchainError, match="weights stayed in float"):
         check_size("unet", "executorch", 10_000_000, 40_000_000, 1000)
+
+
+def test_a_padding_that_the_converter_folded_is_taken_off():
+    """Below and on the right, as a downsampler of a KL autoencoder pads; anything else is left as it is."""
+    from runtime_py.layers import QuantizedLayer
+    from runtime_py.run_tflite import _without_padding
+
+    inside = np.arange(32, dtype=np.int8).reshape(1, 2, 4, 4)
+    padded = np.pad(inside, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=-7)
+    layer = QuantizedLayer("conv", "conv2d", np.zeros((2, 2, 3, 3), np.int8), padded, np.zeros((1, 2, 2, 2), np.int8), 0.1, 0)
+    assert np.array_equal(_without_padding(layer, (1, 4, 4, 2)).input, inside)
+    assert _without_padding(layer, (1, 5, 5, 2)) is layer
+    padded[0, 0, 4, 0] = 3
+    assert _without_padding(layer, (1, 4, 4, 2)) is layer
