@@ -134,13 +134,13 @@ def sweep(phone: Phone, parent: str) -> None:
 
     A folder that this computer made is removed with whatever runs in it, unless the process that made it lives; of others' folders those whose run has ended.
     """
-    for folder in phone.shell(f"ls -d {shlex.quote(parent)}/{PREFIX}* 2>/dev/null; true").split("\n"):
-        name, mine = folder.rpartition("/")[2].strip(), _owner(phone)
-        if not name.startswith(PREFIX):
-            continue
-        maker = int(name.removeprefix(mine).partition("-")[0]) if name.startswith(mine) else None
-        if maker is not None and (maker == os.getpid() or not psutil.pid_exists(maker)):
-            _remove(phone, folder)
-        else:
+    mine = _owner(phone)
+    for folder in phone.shell(f"ls -d {shlex.quote(parent)}/{PREFIX}* 2>/dev/null; true").splitlines():
+        name = folder.rpartition("/")[2]
+        if not name.startswith(mine):
             quoted = shlex.quote(folder)
             phone.shell(f"[ -f {quoted}/pid ] && ! kill -0 $(cat {quoted}/pid) 2>/dev/null && rm -rf {quoted}; true")
+            continue
+        maker = name.removeprefix(mine).partition("-")[0]
+        if not maker.isdecimal() or int(maker) == os.getpid() or not psutil.pid_exists(int(maker)):
+            _remove(phone, folder)

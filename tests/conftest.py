@@ -1,4 +1,4 @@
-"""One exported bundle for all tests that need one: the tiny model, every target, fp32 and fp16, on the real toolchains."""
+"""What many tests need: one exported bundle (the tiny model, every target, fp32 and fp16, on the real toolchains), a photo, a folder to leave empty."""
 
 import os
 import shutil
@@ -47,3 +47,20 @@ def tiny_int8(tmp_path_factory):
     out = tmp_path_factory.mktemp("int8") / "tiny"
     quantize_checkpoint(QuantizeOptions("tiny", load_recipe("w8a8").model_copy(update={"tiles": 4}), out))
     return out
+
+
+@pytest.fixture(scope="session")
+def chelsea():
+    """uint8 (300, 451, 3)."""
+    import skimage.data
+
+    return skimage.data.chelsea()
+
+
+@pytest.fixture
+def lone(tmp_path):
+    """A folder for outputs that must stay empty."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    yield folder
+    assert os.listdir(folder) == []

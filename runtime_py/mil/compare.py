@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -143,16 +144,17 @@ class Reference(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped
         super().__init__(program.graph_module, garbage_collect_values=True)
         self.args_iter = iter(_arguments(program, inputs))
         self._ahead = iter(program.graph_module.graph.nodes)
-        self._left, self._replaced = dict(uses or {}), replaced or {}
+        self._left, self._replaced = Counter(uses or {}), replaced or {}
         self._held: dict[str, torch.Tensor] = {}
         self._returned: list[Any] = []
 
     def take(self, name: str) -> torch.Tensor | None:
         """The result of a node, float32; None for one that is no tensor or was taken as often as was said."""
-        while self._left.get(name, 0) > 0 and name not in self._held and self._step():
-            pass
-        if self._left.get(name, 0) < 1 or name not in self._held:
+        if self._left[name] < 1:
             return None
+        while name not in self._held:
+            if not self._step():
+                return None
         self._left[name] -= 1
         return self._held[name] if self._left[name] else self._held.pop(name)
 
@@ -175,7 +177,7 @@ class Reference(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped
         self.env[node] = result
         for last in self.user_to_last_uses.get(node, []):
             del self.env[last]
-        if self._left.get(node.name, 0) > 0 and isinstance(result, torch.Tensor):
+        if self._left[node.name] > 0 and isinstance(result, torch.Tensor):
             self._held[node.name] = result.detach().float()
         return True
 
