@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from runtime_py.chatter import without_chatter
 from runtime_py.errors import MissingPackageError, UsageError
 
 
@@ -63,5 +64,6 @@ def open_session(target: str, path: Path, *, component: str, inputs: Mapping[str
         raise UsageError(f"target {target!r} is unknown; choose from {', '.join(ENGINES)}")
     if not installed(target):
         raise MissingPackageError(engine.package, f"the {target} engine", engine.extra)
-    module = importlib.import_module(engine.module)
-    return cast("Session", module.open_session(path, component=component, inputs=inputs, threads=threads))
+    with without_chatter():
+        module = importlib.import_module(engine.module)
+        return cast("Session", module.open_session(path, component=component, inputs=inputs, threads=threads))

@@ -41,6 +41,7 @@ def test_run_upscales_a_photo_on_every_engine(tiny_bundle, tmp_path, target):
     result = f2i("run", tiny_bundle, photo, "--out", tmp_path / "out.jpg", "--target", target)
     assert result.returncode == 0, result.stderr
     assert Image.open(tmp_path / "out.jpg").size == (300, 202)
+    assert "INFO" not in result.stderr and ".cpp:" not in result.stderr
 
 
 def test_run_takes_one_pixel_and_photos_smaller_than_a_tile(tiny_bundle, tmp_path):
