@@ -14,12 +14,12 @@ from benchmarks.report import write_report
 from benchmarks.report_images import ReportImages
 from benchmarks.tables import inspect_json
 from export.bundle import ExportOptions, export_bundle
-from export.lowering import FLOAT
 from quantize import checkpoint, quantized
 from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
 from quantize.recipe import Recipe, load_recipe
 from runtime_py.bundle import Bundle
 from runtime_py.files import atomic_file, write_json
+from runtime_py.manifest import FLOAT
 from runtime_py.pipeline import REFERENCE, open_pipeline, upscale_photo
 from runtime_py.resample import resize
 from runtime_py.samples import load_rgb, sample_photo

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.jobs import RESULT, Job
-from export.lowering import FLOAT, TARGETS, check_target
+from export.lowering import TARGETS, check_target
 from export.schedule import Event, run_jobs, sweep
 from quantize import checkpoint, quantized
 from quantize.models.model import build_components
@@ -21,6 +21,7 @@ from runtime_py.bundle import MANIFEST, Bundle, file_record, open_bundle, tree_r
 from runtime_py.errors import UsageError
 from runtime_py.files import atomic_directory, exclusive_lock
 from runtime_py.manifest import (
+    FLOAT,
     STATIC,
     Artifact,
     Call,
@@ -238,7 +239,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         artifacts=tuple(artifacts),
         reference_stages=tuple(Stage(**s) for s in described["stages"]),
         golden=golden,
-        gates=default_gates(checkpoint.is_trained(options.checkpoint)),
+        gates=default_gates(config["trained"]),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime_py.errors import MissingPackageError, ToolchainError, UsageError
-from runtime_py.manifest import Delegation
+from runtime_py.manifest import FLOAT, Delegation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +58,6 @@ class Target:
 SIZE_MARGIN = 1.1
 GRAPH_BYTES = 500
 """What an operation takes in a file beside its tensors: names, shapes, scales (measured: 150 to 450)."""
-FLOAT = ("fp32", "fp16")
 INT8 = ("w8a8", "w8a8-mixed")
 PALETTES = ("p8", "p6", "p4")
 

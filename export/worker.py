@@ -66,7 +66,7 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     from runtime_py.samples import cut_tiles, load_rgb, sample_photo
 
     stages.begin("load")
-    if not checkpoint.is_trained(job.checkpoint):
+    if checkpoint.is_preset(job.checkpoint):
         # Drawn once; every other process maps the file.
         checkpoint.save(checkpoint.load(job.checkpoint), out / DRAWN)
     model = checkpoint.load(_weights(job, out))
@@ -96,7 +96,7 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
 
         stages.begin("overlap")
         spec = TileSpec(size=job.tile, scale=model.config.scale, overlap=0, multiple=model.tile_multiple())
-        gates = default_gates(checkpoint.is_trained(job.checkpoint))
+        gates = default_gates(model.config.trained)
         overlap = choose_overlap(lambda lr: graph.run(torch.from_numpy(lr), extra)["sr"].numpy(), spec, gates).model_dump()
     (out / "reference").mkdir()
     for name, component in graph.components.items():

@@ -159,9 +159,9 @@ def load(source: str | Path, only: Collection[str] = PARTS) -> F2IModel:
     return model
 
 
-def is_trained(source: str | Path) -> bool:
-    """Whether the source is a checkpoint or a bundled model, not a preset with random weights."""
-    return Path(source).exists() or (BUNDLED / str(source)).is_dir()
+def is_preset(source: str | Path) -> bool:
+    """Whether the source is the name of a preset, whose random weights no file holds."""
+    return not (Path(source).exists() or (BUNDLED / str(source)).is_dir())
 
 
 def checkpoint_sha256(source: str | Path) -> str:

@@ -22,7 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,7 +277,8 @@ class _Run:
         self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(self, folder: Path) -> None:
-        checkpoint.save(self.student, folder.with_name(folder.name + ".new"), dtype=getattr(torch, self.options.dtype))
+        trained = replace(self.student, config=self.student.config.model_copy(update={"trained": True}))
+        checkpoint.save(trained, folder.with_name(folder.name + ".new"), dtype=getattr(torch, self.options.dtype))
         if folder.exists():
             shutil.rmtree(folder)
         folder.with_name(folder.name + ".new").rename(folder)

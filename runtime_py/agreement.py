@@ -73,8 +73,26 @@ def simulate(
     return Simulated(precision, sqnr, layers, {REFERENCE[0]: photos})
 
 
-def judge(simulated: Simulated, pipeline: Pipeline, sqnr_db: Mapping[str, float | None], photos: Mapping[str, Array]) -> Iterator[Gate]:
-    """The gates of one engine: its SQNR per component, its layers, and its photos beside those of the engines before it."""
+def photos_beside(simulated: Simulated, target: str, photos: Mapping[str, Array]) -> dict[str, dict[str, float]]:
+    """PSNR in dB of an engine's photos to those of the QDQ programs (``simulated``) and of every engine before it: photo's name → engine → figure.
+
+    Keeps ``photos`` for the engines that come after.
+    """
+    figures = {
+        name: {
+            "simulated" if other == REFERENCE[0] else other: psnr_db(np.clip(results[name], 0, 1), np.clip(photo, 0, 1))
+            for other, results in simulated.photos.items()
+        }
+        for name, photo in photos.items()
+    }
+    simulated.photos[target] = dict(photos)
+    return figures
+
+
+def judge(
+    simulated: Simulated, pipeline: Pipeline, sqnr_db: Mapping[str, float | None], beside: Mapping[str, Mapping[str, float]]
+) -> Iterator[Gate]:
+    """The gates of one engine: its SQNR per component, its layers, and its photos as :func:`photos_beside` compared them."""
     gates, label = pipeline.bundle.manifest.gates, f"{pipeline.target}/{pipeline.precision}"
     for component, alone in simulated.sqnr_db.items():
         if alone > LOSSLESS_DB or (pipeline.target == "coreml" and simulated.precision not in STATIC):
@@ -91,11 +109,9 @@ def judge(simulated: Simulated, pipeline: Pipeline, sqnr_db: Mapping[str, float 
             if errors:
                 worst = max(errors, key=errors.__getitem__)
                 yield f"{label} {component} layer rel_l2, worst {worst}", errors[worst], gates.layer_rel_l2, False
-    for other, results in simulated.photos.items():
-        beside = "simulated" if other == REFERENCE[0] else other
-        value = min((psnr_db(np.clip(results[n], 0, 1), np.clip(photo, 0, 1)) for n, photo in photos.items()), default=float("inf"))
-        yield f"{label} photo psnr_db to {beside}", value, gates.engines_psnr_db, True
-    simulated.photos[pipeline.target] = dict(photos)
+    if gates.engines_psnr_db is not None:
+        for other in dict.fromkeys(other for figures in beside.values() for other in figures):
+            yield f"{label} photo psnr_db to {other}", min(f[other] for f in beside.values()), gates.engines_psnr_db, True
 
 
 def layer_errors(target: str, path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, float]:

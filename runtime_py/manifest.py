@@ -19,6 +19,7 @@ SOURCE_SUFFIX = ".source.pt2"
 CHUNKS = ".chunks"
 """Suffix of an artifact that is a folder of parts: they run in the order of their names, each on the component's inputs and what came before it."""
 TARGETS = ("coreml", "executorch", "tflite", "onnx")
+FLOAT = ("fp32", "fp16")
 STATIC = ("w8a8", "w8a8-mixed", "w8a16")
 """Precisions whose activations are quantized: end to end their noise hides a wrong scale, op by op nothing does."""
 PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4")
@@ -213,8 +214,8 @@ class Gates(Record):
     """Between an engine's SQNR and that of the QDQ program its artifact was lowered from. Core ML computes what is not int8 in fp16."""
     layer_rel_l2: float = 1e-2
     """Of an artifact's quantized layer that is given what the QDQ program's layer was given."""
-    engines_psnr_db: float = 45.0
-    """Between the photos of two engines of the same quantized precision."""
+    engines_psnr_db: float | None = 45.0
+    """Between the photos of two engines of the same quantized precision; null for random weights, see :func:`default_gates`."""
     seam_ratio: float = 1.2
     forced_rel_l2: float = 1e-2
     """Static int8, op by op: each value is compared with the reference's and then replaced by it."""
@@ -232,8 +233,22 @@ def parse_color_fix(text: str | None) -> ColorFix | None:
 
 
 def default_gates(trained: bool) -> Gates:
-    """Of a new bundle."""
-    return Gates() if trained else Gates(tiling_psnr_db=None)
+    """Of a new bundle. Random weights are not held to what pictures look like, for they make none: the figures are measured and not judged.
+
+    Their int8 rounding grows from layer to layer until two correct engines differ as much as either does from floats. What is judged is that a component
+    computes what it should: a float one the reference, an int8 one its QDQ program, as a whole and layer by layer.
+    """
+    if trained:
+        return Gates()
+    return Gates(
+        component_sqnr_db={p: limit for p, limit in Gates().component_sqnr_db.items() if p in FLOAT},
+        photo_psnr_db={"fp32": Gates().photo_psnr_db["fp32"]},
+        psnr_y_drop_db={},
+        ssim_y_drop={},
+        token_cosine={},
+        engines_psnr_db=None,
+        tiling_psnr_db=None,
+    )
 
 
 class ModelRecord(Record):

@@ -166,8 +166,14 @@ def _agreement(report: Report, simulated: agreement.Simulated, pipeline: Pipelin
     """Whether this engine computes the quantized function that the QDQ programs compute; their SQNR goes into the report's environment."""
     own = {k: _number(v) for k, v in simulated.sqnr_db.items()}
     report.environment.setdefault("simulated_sqnr_db", {})[pipeline.precision] = own
-    rows = [r for r in report.components if (r["target"], r["precision"]) == (pipeline.target, pipeline.precision)]
-    for name, value, limit, at_least in agreement.judge(simulated, pipeline, {r["component"]: r["sqnr_db"] for r in rows}, photos):
+    rows, crops = (
+        [r for r in found if (r["target"], r["precision"]) == (pipeline.target, pipeline.precision)]
+        for found in (report.components, report.photos)
+    )
+    beside = agreement.photos_beside(simulated, pipeline.target, photos)
+    for row in crops:
+        row["psnr_db_to"] = {other: _number(value) for other, value in beside[row["image"]].items()}
+    for name, value, limit, at_least in agreement.judge(simulated, pipeline, {r["component"]: r["sqnr_db"] for r in rows}, beside):
         report.gate(name, value, limit, at_least=at_least)
 
 
@@ -313,6 +319,7 @@ def _photos(
             "precision": pipeline.precision,
             "image": path.name,
             "psnr_db": _number(value),
+            "psnr_db_to": None,
             "ssim": _number(ssim(np.clip(reference, 0, 1), np.clip(result, 0, 1))),
             "psnr_y_hr": None,
             "ssim_y_hr": None,

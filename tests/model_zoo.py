@@ -35,6 +35,7 @@ def latent_model(codec, *, registers=False, steps=1, noise=False):
     torch.manual_seed(5)
     config = ModelConfig(
         name="latent",
+        trained=False,
         tile=32,
         concat_lr=noise,
         noise=noise,

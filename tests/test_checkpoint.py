@@ -47,7 +47,7 @@ def test_presets_keep_their_promises(name):
 
 def test_the_bundled_model_loads_and_is_small():
     model = checkpoint.load("nano")
-    assert checkpoint.is_trained("nano") and not checkpoint.is_trained("mobile")
+    assert model.config.trained and not checkpoint.is_preset("nano") and checkpoint.is_preset("mobile")
     assert model.parameters() <= 6_000_000
     assert sum(p.stat().st_size for p in checkpoint.BUNDLED.rglob("*.safetensors")) <= 25_000_000
 

@@ -4,6 +4,7 @@ own functions, with random weights."""
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from model_zoo import latent_model, small_kl
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from export.bundle import ExportOptions, export_bundle
@@ -15,6 +16,7 @@ from quantize.models.parts import TokenProjector
 from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
 from quantize.recipe import load_recipe
 from runtime_py.manifest import TARGETS
+from runtime_py.validate import ValidateOptions, validate
 
 pytestmark = pytest.mark.slow
 SIZES = {"S": (384, 12, 6), "B": (768, 12, 12)}
@@ -80,3 +82,17 @@ def test_real_shapes_are_quantized_and_exported_to_every_target(cache, tmp_path,
     for artifact in artifacts:
         simulated = record["simulated_sqnr_db"][real]
         assert artifact.parity.sqnr_db > simulated - 3, (artifact.target, artifact.parity.sqnr_db, simulated)
+
+
+def test_an_int8_latent_model_with_a_kl_codec_holds_every_gate(cache, tmp_path):
+    """The bundled models' codec has no weights; this one's are int8, too, and LiteRT's converter folds the padding of its downsampler."""
+    checkpoint.save(latent_model(small_kl()), tmp_path / "float")
+    recipe = load_recipe("w8a8").model_copy(update={"tiles": 4})
+    quantize_checkpoint(QuantizeOptions(str(tmp_path / "float"), recipe, tmp_path / "int8"))
+    bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", TARGETS, ("w8a8",)))
+    report = validate(bundle, ValidateOptions(tiles=4, photos=1))
+    assert report.passed, [gate for gate in report.gates if not gate["passed"]]
+    for component in ("codec_encoder", "unet", "codec_decoder", "feature_encoder"):
+        names = [gate["name"] for gate in report.gates if f" {component} " in gate["name"]]
+        assert {target for target in TARGETS if f"{target}/w8a8 {component} sqnr_db from simulated" in names} == set(TARGETS)
+        assert any(name.startswith(f"tflite/w8a8 {component} layer rel_l2") for name in names)

@@ -33,6 +33,8 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = "custom"
+    trained: bool = True
+    """False for the random weights of a preset until they are distilled: a bundle of them is not held to what pictures look like."""
     scale: Literal[2] = 2
     """Enlargement, per side."""
     tile: int = Field(default=256, ge=16, le=2048)

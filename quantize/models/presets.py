@@ -151,4 +151,4 @@ def _build(preset: Preset) -> F2IModel:
     )
     for part in (unet, encoder, projector, codec):
         part.eval().requires_grad_(False)
-    return F2IModel(preset.config, unet, encoder, projector, codec)
+    return F2IModel(preset.config.model_copy(update={"trained": False}), unet, encoder, projector, codec)
