@@ -10,14 +10,13 @@ Lowering"). LiteRT: ``litert_torch.convert(module, inputs).export(path)`` (the c
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from rich.table import Table
 from benchmarks.host_worker import golden_inputs
 from benchmarks.verdict import compare, summarize
 from runtime_py.bundle import Bundle, open_bundle
+from runtime_py.chatter import redirected
 from runtime_py.engines import Session, open_session
 from runtime_py.errors import F2IError, UsageError
 from runtime_py.files import write_json
@@ -74,25 +74,6 @@ def export_as_documented(target: str, program: Path, destination: Path) -> None:
         raise UsageError(f"target {target!r} has no documented export here; choose from {', '.join(PEERS)}")
 
 
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing that converters write reaches the terminal, what their C++ writes included. What they raise does."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for place, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, place)
-            os.close(copy)
-
-
 def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, component: str | None = None) -> list[Peer]:
     """Every component (or only one) of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
     targets = [t for t in PEERS if (t, "fp32") in bundle.manifest.variants()]
@@ -106,7 +87,7 @@ def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, compone
                     continue
                 theirs = Path(folder) / f"{name}.{'pte' if target == 'executorch' else 'tflite'}"
                 reference = bundle.check(record.reference)
-                with _silent():
+                with open(os.devnull, "wb") as nowhere, redirected(nowhere):
                     export_as_documented(target, reference, theirs)
                 ours = bundle.artifact_path(bundle.manifest.artifact(name, target, "fp32"))
                 shapes = {k: tuple(spec.shape) for k, spec in record.inputs.items()}

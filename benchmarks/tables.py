@@ -46,7 +46,8 @@ def artifact_table(bundle: Bundle) -> Table:
 
 def parity_table(bundle: Bundle, report: Report) -> Table:
     """One row per target and precision: size, delegated share, latency and parity, as the report measured them."""
-    table = Table(title="parity with the full-precision reference")
+    untrained = None if bundle.manifest.model.trained else "random weights: photos and the quality of int8 are measured, not judged"
+    table = Table(title="parity with the full-precision reference", caption=untrained)
     columns = (
         "target",
         "precision",

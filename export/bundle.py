@@ -220,10 +220,11 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
     )
     config: dict[str, Any] = described["config"]
     measured = OverlapRecord(**described["overlap"]) if described["overlap"] else None
+    model = _model_record(options, reference_job, config)
     return Manifest(
         name=f"{config['name']}-{reference_job.tile}",
         created_by=f"f2i-mobile {__version__}",
-        model=_model_record(options, reference_job, config),
+        model=model,
         tile=TileSpec(
             size=reference_job.tile,
             scale=config["scale"],
@@ -239,7 +240,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         artifacts=tuple(artifacts),
         reference_stages=tuple(Stage(**s) for s in described["stages"]),
         golden=golden,
-        gates=default_gates(config["trained"]),
+        gates=default_gates(model.trained),
     )
 
 

@@ -1,4 +1,4 @@
-"""What engines' C++ writes to stderr while they load, kept from the terminal."""
+"""What the C++ of engines and converters writes, kept from the terminal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,27 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 CHATTER = re.compile(rb"INFO: |\[\w+\.cpp:\d+\] ")
 """How lines of LiteRT's and of ExecuTorch's begin that say no more than that they work."""
+
+
+@contextlib.contextmanager
+def redirected(file: IO[bytes], places: Sequence[int] = (1, 2)) -> Iterator[None]:
+    """What the process writes to its file descriptors ``places`` (1 stdout, 2 stderr) goes to ``file`` meanwhile, C++'s own writes included."""
+    _flush()
+    kept = [os.dup(place) for place in places]
+    for place in places:
+        os.dup2(file.fileno(), place)
+    try:
+        yield
+    finally:
+        _flush()
+        for place, copy in zip(places, kept, strict=True):
+            os.dup2(copy, place)
+            os.close(copy)
 
 
 @contextlib.contextmanager
@@ -19,17 +36,18 @@ def without_chatter() -> Iterator[None]:
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0" or sys.stderr is None:
         yield
         return
-    sys.stderr.flush()
-    terminal = os.dup(2)
     with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
-        dropped = None
+        failed = True
         try:
-            yield
-            dropped = CHATTER
+            with redirected(heard, (2,)):
+                yield
+            failed = False
         finally:
-            sys.stderr.flush()
-            os.dup2(terminal, 2)
-            os.close(terminal)
             heard.seek(0)
-            os.write(2, b"".join(line for line in heard if dropped is None or not dropped.match(line)))
+            os.write(2, b"".join(line for line in heard if failed or not CHATTER.match(line)))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()

@@ -262,6 +262,11 @@ class ModelRecord(Record):
     calibration: dict[str, Any] | None = None
     """Precision → photos with their hashes, tiles, seed and observer."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are more than random numbers; a bundle that does not say so is taken for one that is."""
+        return bool(self.config.get("trained", True))
+
 
 class Manifest(Record):
     """The whole bundle."""

@@ -63,6 +63,7 @@ def test_validate_holds_all_gates_and_writes_its_reports(tiny_bundle, tmp_path):
         and all(c["tiles"] == 16 for c in report["components"])
     )
     assert f'tests="{len(report["gates"])}" failures="0"' in (tmp_path / "v.xml").read_text()
+    assert "random weights: photos and the quality of int8 are measured, not judged" in " ".join(result.stdout.split())
 
 
 def test_validate_fails_when_an_artifact_computes_something_else(bundle_copy):
