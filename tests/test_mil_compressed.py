@@ -71,7 +71,8 @@ def test_static_int8_holds_op_by_op_and_every_quantize_is_compared(lowered):
     found = lowered["w8a8"]
     report = locate(found.path, found.program, found.inputs)
     assert report.first is None
-    assert report.worst.rel_l2 <= FORCED
+    # Against scales that are not rounded to fp16 as the package's are, whole steps would differ: 1.1e-2 in a large model.
+    assert report.worst.rel_l2 <= FORCED / 4
     kinds = [comparison.operation for comparison in report.comparisons]
     assert kinds.count("quantize") == 10 == kinds.count("dequantize")
     assert report.unmatched <= 7  # transposes, which a pass renames

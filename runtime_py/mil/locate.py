@@ -94,10 +94,9 @@ def locate(
         if node is None or reference is None:
             unmatched += 1
             return None
-        if chain and source is not None:
-            reference = _of_half(chain, source)
+        expected = _of_half(chain, source) if chain and source is not None else reference
         origin = node.args[2] if integers else 0  # steps are counted from the zero point, as the values they stand for
-        comparison = compare_value(operation, output.name, node, value.float() - origin, reference - origin)
+        comparison = compare_value(operation, output.name, node, value.float() - origin, expected - origin)
         comparisons.append(comparison)
         limit = band if band is not None else BANDS["fp16" if output.type.dtype.name == "fp16" else _noise_type(run.function)]
         # Where all values are subnormal, no rounding to fp16 can hold a relative band; what such values are added to says if it matters.
@@ -133,11 +132,14 @@ def _steep(node: Any, paired: Mapping[str, int]) -> list[Any]:
 
 
 def _of_half(chain: Sequence[Any], source: torch.Tensor) -> Any:
-    """What steep operations give for their input as an fp16 program holds it. That the input is rounded is the fault of nobody but the
-    declared type; what it costs in the end is what the component's own gate says."""
+    """What steep operations give for their input and their scale as an fp16 program holds them. That these are rounded is the fault of nobody but
+    the declared type; what it costs in the end is what the component's own gate says."""
     value: Any = source.half().float()
     for node in chain:
-        value = node.target(value, *node.args[1:], **node.kwargs)
+        first, *others = node.args[1:]
+        if "quantize_per_tensor" in str(node.target):
+            first = float(torch.tensor(first).half())
+        value = node.target(value, first, *others, **node.kwargs)
     return value.float()
 
 
