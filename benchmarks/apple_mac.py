@@ -55,7 +55,8 @@ def bench_apple(bundle: Bundle, settings: Settings, *, precision: str | None = N
 
 
 def _row(bundle: Bundle, settings: Settings, precision: str, component: str, result: str, unit: str, ct: Any) -> Row:
-    path = bundle.artifact_path(bundle.manifest.artifact(component, "coreml", precision))
+    artifact = bundle.manifest.artifact(component, "coreml", precision)
+    path = bundle.artifact_path(artifact)
     base: dict[str, Any] = {"target": "coreml", "precision": precision, "component": component, "threads": 0, "engine": f"Core ML {unit}"}
     try:
         began = time.perf_counter_ns()
@@ -74,7 +75,7 @@ def _row(bundle: Bundle, settings: Settings, precision: str, component: str, res
     sums = ErrorSums()
     sums.update(load_array(bundle.check(bundle.manifest.golden[0].tensors[result])), np.asarray(output, np.float32))
     sqnr = sums.sqnr_db()
-    limit = bundle.manifest.gates.component_sqnr_db.get(precision)  # type: ignore[call-overload]
+    limit = bundle.manifest.device_limit_db(artifact)
     fell = limit is not None and not sqnr >= limit
     return with_figures(
         Row(

@@ -155,7 +155,7 @@ def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | N
     sums = ErrorSums()
     sums.update(expected, got)
     sqnr, reasons = sums.sqnr_db(), []
-    limit = bundle.manifest.gates.component_sqnr_db.get(row.precision)  # type: ignore[call-overload]
+    limit = bundle.manifest.device_limit_db(bundle.manifest.artifact(row.component, row.target, row.precision))
     if limit is not None and not sqnr >= limit:
         reasons.append(f"SQNR {sqnr:.1f} dB, limit {limit:g}")
     distance = None

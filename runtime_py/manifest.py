@@ -315,6 +315,12 @@ class Manifest(Record):
             raise ValueError("two artifacts have the same component, target and precision")
         return self
 
+    def device_limit_db(self, artifact: Artifact) -> float | None:
+        """SQNR that an artifact must reach on a device: its precision's gate, else 6 dB below (twice the error of) what it had when it was exported."""
+        if (gate := self.gates.component_sqnr_db.get(artifact.precision)) is not None:
+            return gate
+        return None if artifact.parity is None or artifact.parity.sqnr_db is None else artifact.parity.sqnr_db - 6
+
     def input_spec(self) -> TensorSpec:
         """The low-resolution tile."""
         return TensorSpec(shape=(1, 3, self.tile.size, self.tile.size), layout="NCHW", range=(0.0, 1.0))

@@ -68,6 +68,13 @@ def test_random_weights_are_held_to_their_qdq_programs_and_not_to_pictures(repor
     assert all(row["sqnr_db"] > 0 for row in report.components) and all(row["psnr_db"] > 0 for row in report.photos)
 
 
+def test_on_a_device_random_weights_are_held_to_what_they_had_here(int8_bundle, tiny_bundle):
+    manifest, floats = int8_bundle.manifest, open_bundle(tiny_bundle).manifest
+    for artifact in manifest.artifacts:
+        assert manifest.device_limit_db(artifact) == artifact.parity.sqnr_db - 6 > 5
+    assert {floats.device_limit_db(a) for a in floats.artifacts} == {90.0, 45.0}
+
+
 def test_trained_weights_are_held_to_pictures(int8_bundle, tmp_path):
     """The same bundle as though something had trained its weights: int8 costs them more than a picture bears, and that is said."""
     folder = shutil.copytree(int8_bundle.root, tmp_path / "bundle")
