@@ -5,13 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 24, 56
 """Margins around the plot, in the SVG's own units."""
 SHAPES = {"fp32": "circle", "fp16": "square", "w8": "triangle", "w8a8": "diamond", "w8a8-mixed": "diamond", "w8a16": "triangle"}
 """A precision's mark; palettes (p8, p6, p4) are circles."""
+
+CHARACTER, LINE = 10.2, 21.0
+"""Width of a character and height of a line of a mark's name where they are largest: on a phone."""
+REACH = 1.2
+"""How far the widest mark reaches, in its radius."""
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +102,41 @@ def shares(parts: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def _label(points: list[dict[str, Any]]) -> None:
-    """Places each point's name beside it, pushed apart where names would overlap, and on the left where the right has no room."""
-    taken: list[tuple[float, float, float]] = []
-    for point in sorted(points, key=lambda p: p["y"]):
-        length = 9.2 * len(point["name"])
-        right = point["x"] + point["r"] + 6
-        left_side = right + length > WIDTH - 4
-        start = point["x"] - point["r"] - 6 - length if left_side else right
-        y = point["y"] + 4
-        while any(abs(y - other) < 22 and start < b and start + length > a for a, b, other in taken):
-            y += 2
-        taken.append((start, start + length, y))
-        point |= {
-            "label_x": round(start + length if left_side else start, 1),
-            "label_y": round(y, 1),
-            "anchor": "end" if left_side else "start",
-        }
+    """Places each point's name: beside it, or as near as it covers no mark and no other name, and then with a line to it."""
+    taken: list[Box] = [
+        (p["x"] - p["r"] * REACH, p["y"] - p["r"] * REACH, p["x"] + p["r"] * REACH, p["y"] + p["r"] * REACH) for p in points
+    ]
+    for point in sorted(points, key=lambda p: (p["y"], p["x"])):
+        length = CHARACTER * len(point["name"])
+        places = [(step, *place) for step in range(10) for place in _places(point, length, step)]
+        free = (p for p in places if _inside(p[3]) and not any(_cross(p[3], other) for other in taken))
+        step, anchor, x, box = next(free, places[0])
+        taken.append(box)
+        middle = (box[1] + box[3]) / 2
+        point |= {"label_x": round(x, 1), "label_y": round(middle + 5, 1), "anchor": anchor}
+        point["leader"] = {"x": round(x, 1), "y": round(box[3] if middle < point["y"] else box[1], 1)} if step else None
+
+
+def _places(point: dict[str, Any], length: float, step: int) -> list[tuple[str, float, Box]]:
+    """Where a name may stand, ``step`` lines away from its point: anchor, x, and what it covers."""
+    gap = point["r"] * REACH + 4
+    columns = [("start", point["x"] + gap, 0.0), ("end", point["x"] - gap, -length)] + (
+        [("middle", point["x"], -length / 2)] if step else []
+    )
+    rows = [-1, 1] if step else [0]
+    found = []
+    for side, (anchor, x, shift) in itertools.product(rows, columns):
+        y = point["y"] + side * (point["r"] * REACH + LINE * (step - 0.5) if step else 0)
+        found.append((anchor, x, (x + shift, y - LINE / 2, x + shift + length, y + LINE / 2)))
+    return found
+
+
+def _inside(box: Box) -> bool:
+    return box[0] >= LEFT and box[1] >= 0 and box[2] <= WIDTH - 4 and box[3] <= HEIGHT - BOTTOM + 4
+
+
+def _cross(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def spread(low: float, high: float, least: float) -> tuple[float, float]:

@@ -173,6 +173,24 @@ def test_pareto_front_keeps_what_nothing_beats():
     assert chart["points"][0]["x"] < chart["points"][2]["x"] < chart["points"][1]["x"]
 
 
+def test_names_in_the_chart_cover_no_mark_and_no_other_name():
+    from benchmarks.report_charts import CHARACTER, HEIGHT, LINE, REACH, WIDTH
+
+    close = [Variant(target, "w8a8", 8.0 + k, 0.43 + 0.03 * k, 56.0) for k, target in enumerate(("executorch", "tflite", "onnx", "coreml"))]
+    far = [Variant("tflite", "fp16", 13.0, 0.9, 134.0), Variant("executorch", "fp16", 19.0, 0.98, 74.0)]
+    boxes = []
+    for point in scatter(close + far)["points"]:
+        x, y, r, long = point["x"], point["y"], point["r"] * REACH, CHARACTER * len(point["name"])
+        left = point["label_x"] - {"start": 0, "middle": long / 2, "end": long}[point["anchor"]]
+        middle = point["label_y"] - 5
+        assert left >= 0 and left + long <= WIDTH and 0 < middle < HEIGHT
+        boxes += [("mark", x - r, y - r, x + r, y + r), ("name", left, middle - LINE / 2, left + long, middle + LINE / 2)]
+    for k, (kind, *one) in enumerate(boxes):
+        for other_kind, *other in boxes[k + 1 :]:
+            apart = one[0] >= other[2] - 0.1 or other[0] >= one[2] - 0.1 or one[1] >= other[3] - 0.1 or other[1] >= one[3] - 0.1
+            assert apart or kind == other_kind == "mark", (one, other)
+
+
 def test_heat_map_keeps_the_largest_error_of_what_a_pixel_covers():
     import numpy as np
 
