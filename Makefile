@@ -34,24 +34,24 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 mil-conformance: $(READY)
-	$(BIN)/python -m runtime_py.mil.conformance --sample 2 --minutes 25 --keep demo-out/conformance
+	$(BIN)/python -m f2i_runtime.mil.conformance.harness --sample 2 --minutes 25 --keep demo-out/conformance
 
 bench-mil: $(READY)
 	$(BIN)/f2i export mobile --target coreml --precision fp16 --out demo-out/mobile-coreml
-	$(BIN)/python -m benchmarks.mil_cost demo-out/mobile-coreml
+	$(BIN)/python -m f2i_bench.suites.mil_cost demo-out/mobile-coreml
 
 bench-peers: $(READY)
 	$(BIN)/f2i export nano --target executorch,tflite --precision fp32 --out demo-out/nano-fp32
-	$(BIN)/python -m benchmarks.peers demo-out/nano-fp32
+	$(BIN)/python -m f2i_bench.suites.peers demo-out/nano-fp32
 
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz.py --photos 10000 --manifests 1000
+	$(BIN)/python tests/helpers/fuzz.py --photos 10000 --manifests 1000
 
 # Twenty minutes on one core; SIZES=3,12 for a quick one.
 SIZES ?= 12,50,200
 bench-scale: $(READY)
 	test -f demo-out/bundle/manifest.json || $(BIN)/f2i demo --out demo-out
-	$(BIN)/python -m benchmarks.scale demo-out/bundle --target tflite --precision w8a8 --sizes $(SIZES)
+	$(BIN)/python -m f2i_bench.suites.scale demo-out/bundle --target tflite --precision w8a8 --sizes $(SIZES)
 
 clean:
 	rm -rf $(VENV) demo-out build dist

@@ -2,12 +2,10 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +21,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_bundle(cache, tmp_path_factory):
     """Path of the exported bundle. Tests that change it take ``bundle_copy``."""
-    from export.bundle import ExportOptions, export_bundle
+    from f2i_export.write_bundle import ExportOptions, export_bundle
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
     export_bundle(ExportOptions("tiny", out, precisions=("fp32", "fp16")))
@@ -41,8 +39,8 @@ def bundle_copy(tiny_bundle, tmp_path):
 @pytest.fixture(scope="session")
 def tiny_int8(tmp_path_factory):
     """The tiny checkpoint quantized to w8a8 on four tiles of the sample photos."""
-    from quantize.quantize_job import QuantizeOptions, quantize_checkpoint
-    from quantize.recipe import load_recipe
+    from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
+    from f2i_quantize.ptq.recipe import load_recipe
 
     out = tmp_path_factory.mktemp("int8") / "tiny"
     quantize_checkpoint(QuantizeOptions("tiny", load_recipe("w8a8").model_copy(update={"tiles": 4}), out))

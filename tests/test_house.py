@@ -3,12 +3,19 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-ORDER = ("runtime_py", "quantize", "export", "benchmarks", "f2i")
+HOUSE = {
+    "f2i_runtime": "runtime_py",
+    "f2i_quantize": "quantize",
+    "f2i_export": "export",
+    "f2i_bench": "benchmarks",
+    "f2i": ".",
+}
+"""Import packages from the ground floor up, with the folder that holds each."""
+ORDER = tuple(HOUSE)
 ENGINES = {
     "torch": {"run_torch.py", "run_executorch.py", "run_coreml.py"},
     "executorch": {"run_executorch.py"},
@@ -31,7 +38,7 @@ def imported(path):
 @pytest.mark.parametrize("package", ORDER)
 def test_dependencies_point_one_way(package):
     later = set(ORDER[ORDER.index(package) + 1 :])
-    files = [ROOT / "f2i.py"] if package == "f2i" else sorted((ROOT / package).rglob("*.py"))
+    files = sorted((ROOT / HOUSE[package] / package).rglob("*.py"))
     assert files
     for path in files:
         assert not later & set(imported(path)), f"{path.relative_to(ROOT)} imports {later & set(imported(path))}"
@@ -39,13 +46,14 @@ def test_dependencies_point_one_way(package):
 
 @pytest.mark.parametrize("library", ENGINES)
 def test_an_engine_s_library_is_imported_in_its_own_file_only(library):
-    for path in sorted((ROOT / "runtime_py").glob("*.py")):
+    for path in sorted((ROOT / "runtime_py" / "f2i_runtime" / "engines").glob("*.py")):
         if library in set(imported(path)):
             assert path.name in ENGINES[library], f"{path.name} imports {library}"
 
 
 @pytest.mark.parametrize(
-    "statement", ["import runtime_py", "import sys; sys.argv = ['f2i', '--help']; import f2i; f2i.app(standalone_mode=False)"]
+    "statement",
+    ["import f2i_runtime", "import f2i", "import sys; sys.argv = ['f2i', '--help']; import f2i.cli; f2i.cli.app(standalone_mode=False)"],
 )
 def test_light_imports_load_no_toolchain(statement):
     check = f"{statement}\nimport sys\nprint('LOADED', [m for m in {HEAVY!r} if m in sys.modules])"

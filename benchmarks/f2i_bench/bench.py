@@ -1,0 +1,109 @@
+"""``f2i bench``: options to settings, and the table of devices."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.errors import GateError, ToolchainError, UsageError
+
+from f2i_bench.core.protocol import BenchReport, Settings
+
+ALL_SECONDS, ROW_SECONDS = 80.0, 6.0
+"""For what is timed in all, and for one row: with loading, warming up and the photos, a bundle of nine variants ends within five minutes."""
+DEVICES = ("host", "arm64", "adb", "apple")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """As the command takes them; see ``f2i bench --help``."""
+
+    device: str = "host"
+    target: str | None = None
+    precision: str | None = None
+    warmup: int = 10
+    runs: int = 50
+    seconds: float | None = None
+    threads: str = "2,1"
+    sustained: float = 0.0
+    gate: float | None = None
+    photo: str = "12,50,200"
+    runners: tuple[Path, ...] = ()
+
+
+def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[BenchReport]:
+    """Measure the bundle on the device that was asked for, or on each of several.
+
+    Raises UsageError for a device, number of threads or photo size that cannot be, and whatever the device's own function raises.
+    """
+    kind, _, serial = options.device.partition(":")
+    if kind not in DEVICES or (serial and kind != "adb"):
+        raise UsageError(f"device {options.device!r} is unknown; choose from host, arm64, adb, adb:SERIAL, apple")
+    threads = tuple(int(n) for n in _numbers(options.threads, "threads", r"[1-9]\d{0,2}"))
+    settings = Settings(
+        warmup=options.warmup,
+        runs=options.runs,
+        rounds=min(10, options.runs),
+        seconds=options.seconds or _share(bundle, options.target, options.precision, len(threads)),
+        threads=threads,
+        sustained_minutes=options.sustained,
+        gate_celsius=options.gate,
+    )
+    megapixels = [float(n) for n in _numbers(options.photo, "photo", r"\d+(\.\d+)?")] if options.photo else []
+    if kind == "apple":
+        from f2i_bench.devices.apple.apple_mac import bench_apple
+
+        return [bench_apple(bundle, settings, precision=options.precision)]
+    from f2i_bench.host.host_bench import bench_host
+    from f2i_bench.host.photo_predictor import with_predictions
+
+    if kind == "arm64":
+        from f2i_bench.devices.arm64.arm64_bench import bench_arm64
+
+        return [bench_arm64(bundle, settings, target=options.target, precision=options.precision, progress=progress)]
+    if kind == "adb":
+        from f2i_bench.devices.android.android_bench import AdbOptions, bench_android
+        from f2i_bench.devices.android.native_runners import open_runners
+
+        with tempfile.TemporaryDirectory() as folder:
+            where = AdbOptions(serials=(serial,) if serial else (), runners=open_runners(options.runners, Path(folder)))
+            return bench_android(bundle, settings, where, target=options.target, precision=options.precision, progress=progress)
+    report = bench_host(bundle, settings, target=options.target, precision=options.precision, progress=progress)
+    return [with_predictions(bundle, report, megapixels)]
+
+
+def _share(bundle: Bundle, target: str | None, precision: str | None, threads: int) -> float:
+    """Seconds that a row may take where none are given: an equal share of :data:`ALL_SECONDS`, at most :data:`ROW_SECONDS`."""
+    timed = [v for v in bundle.manifest.variants() if v[0] != "coreml" and target in (None, v[0]) and precision in (None, v[1])]
+    return min(ROW_SECONDS, round(ALL_SECONDS / max(1, len(timed) * len(bundle.manifest.components) * threads), 1))
+
+
+def json_path(path: Path, report: BenchReport, reports: int) -> Path:
+    """Where a report goes: ``path``, or with the device in its name when there are several."""
+    if reports == 1:
+        return path
+    return path.with_name(f"{path.stem}-{re.sub(r'[^A-Za-z0-9.-]+', '_', report.device.serial or report.device.name)}{path.suffix}")
+
+
+def end_bench(reports: list[BenchReport]) -> None:
+    """Raises GateError when parity on a device fell, ToolchainError when nothing could be measured."""
+    rows = [row for report in reports for row in report.rows]
+    fallen = [row for row in rows if row.status == "gate fell"]
+    if fallen:
+        r = fallen[0]
+        where = f" on {r.cpu_level}" if r.cpu_level else ""
+        raise GateError(f"{len(fallen)} of {len(rows)} rows fell; first: {r.target}/{r.precision} {r.component}{where}: {r.reason}")
+    if rows and all(row.status == "failed" for row in rows):
+        raise ToolchainError(component="every row", target=rows[0].target, stage="bench", reason=rows[0].reason)
+
+
+def _numbers(text: str, option: str, pattern: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    wrong = [part for part in parts if not re.fullmatch(pattern, part)]
+    if wrong:
+        raise UsageError(f"--{option} {text!r}: {wrong[0]!r} is no number that fits; expected for example --{option} 2,1")
+    return list(dict.fromkeys(parts))

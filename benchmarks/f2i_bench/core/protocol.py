@@ -1,0 +1,285 @@
+"""What a benchmark is: its settings, the one JSON schema of its results, and the comparison with a baseline. Times are integers in nanoseconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from f2i_runtime.errors import UsageError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from f2i_bench.core.verdict import compare, compare_counts, summarize
+
+SCHEMA = 1
+MACHINE_MARGIN = 1.1
+"""Two runs whose machine's own peak differs by more than this factor are not compared: the peak is the best of ten and repeats within 1 % when idle."""
+
+
+class Record(BaseModel):
+    """Base of the records: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Settings(Record):
+    """How long and how often. A row stops early, and says with how many runs, when it has taken ``seconds``."""
+
+    warmup: int = Field(default=10, ge=0)
+    runs: int = Field(default=50, ge=1)
+    rounds: int = Field(default=10, ge=1)
+    seconds: float = Field(default=6.0, gt=0)
+    threads: tuple[int, ...] = (2, 1)
+    sustained_minutes: float = Field(default=0.0, ge=0)
+    gate_celsius: float | None = None
+    """A round waits until the hottest sensor is below; null: the temperature before the first round and five degrees."""
+    gate_seconds: float = Field(default=120.0, ge=0)
+    """The longest such wait."""
+
+
+class Device(Record):
+    """What measured."""
+
+    kind: Literal["host", "arm64", "adb", "apple"]
+    name: str
+    serial: str | None = None
+    os: str
+    machine: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    emulated: bool = False
+    """True: wall times are of an emulator and say nothing about a device."""
+
+
+class Limit(Record):
+    """What the machine can do at that many threads, measured in the same run. Operations and bytes per second; null where it could not be measured."""
+
+    threads: int
+    fp32_flops: float | None
+    int8_ops: float | None
+    bandwidth: float | None
+
+
+class OpTime(Record):
+    """Time of one kind of operator in one run of the component, by the engine's own profiler."""
+
+    op: str
+    calls: int
+    ns: int
+
+
+class Row(Record):
+    """One component of one variant at one number of threads."""
+
+    target: str
+    precision: str
+    component: str
+    threads: int
+    engine: str = ""
+    status: Literal["ok", "failed", "gate fell", "not timed"]
+    reason: str = ""
+    cpu_level: str | None = None
+    """The emulated processor."""
+    load_ns: int | None = None
+    first_ns: int | None = None
+    rounds_ns: tuple[tuple[int, ...], ...] = ()
+    median_ns: int | None = None
+    p90_ns: int | None = None
+    low_ns: int | None = None
+    high_ns: int | None = None
+    """The 95 % interval of the median."""
+    peak_rss_bytes: int | None = None
+    """Of the process that held the whole variant."""
+    flops: int | None = None
+    """Multiplications and additions of the reference's graph, two for each multiply-add."""
+    bytes_moved: int | None = None
+    """Compulsory traffic: the artifact's weights, its inputs and its output once each."""
+    limit_share: float | None = None
+    """The time that the machine's limit allows ÷ the median."""
+    bound: Literal["arithmetic", "memory"] | None = None
+    instructions: int | None = None
+    """Of one run, under emulation only: the median of three that follow the first."""
+    sqnr_db: float | None = None
+    """Parity on the device against the golden vectors, where the device is another."""
+    rel_l2: float | None = None
+    """To this machine's own output of the same file, under emulation."""
+    ops: tuple[OpTime, ...] = ()
+
+
+class Layer(Record):
+    """A part of a component's reference graph, by the names of its modules, and the operations that it takes."""
+
+    component: str
+    layer: str
+    flops: int
+
+
+class Sample(Record):
+    """A moment of a sustained run. Null where the device has no such sensor."""
+
+    at_ns: int
+    tile_ns: int
+    celsius: float | None
+    megahertz: float | None
+
+
+class Sustained(Record):
+    """Tiles without a pause."""
+
+    target: str
+    precision: str
+    threads: int
+    samples: tuple[Sample, ...]
+    first_minute_ns: int
+    last_minute_ns: int
+    """Medians: what a user's first photo and a warm phone see."""
+
+
+def sustained_run(target: str, precision: str, threads: int, samples: tuple[Sample, ...]) -> Sustained:
+    """Samples of a run, at least one → the run with its first and last minute, or halves of a shorter one."""
+    minute = min(60e9, samples[-1].at_ns / 2)
+    return Sustained(
+        target=target,
+        precision=precision,
+        threads=threads,
+        samples=samples,
+        first_minute_ns=int(median(s.tile_ns for s in samples if s.at_ns <= minute)),
+        last_minute_ns=int(median(s.tile_ns for s in samples if s.at_ns >= samples[-1].at_ns - minute)),
+    )
+
+
+class Compared(Record):
+    """A row against the baseline's, by its time, or under emulation by its instructions."""
+
+    target: str
+    precision: str
+    component: str
+    threads: int
+    cpu_level: str | None = None
+    measure: Literal["time", "instructions"] = "time"
+    ratio: float
+    low: float
+    high: float | None
+    """Null: without bound."""
+    verdict: Literal["faster", "slower", "inconclusive"]
+
+
+class Prediction(Record):
+    """A whole photo, predicted from per-tile figures; see :mod:`f2i_bench.host.photo_predictor`."""
+
+    target: str
+    precision: str
+    threads: int
+    megapixels: float
+    tiles: int
+    seconds: float
+    peak_rss_bytes: int
+    core_seconds: float
+    """Processor time: a proxy for energy, not joules."""
+    measured_seconds: float | None = None
+    measured_peak_rss_bytes: int | None = None
+    error: float | None = None
+    """(predicted - measured) ÷ measured seconds."""
+
+
+class BenchReport(Record):
+    """All that one ``f2i bench`` found."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    created: str
+    device: Device
+    versions: dict[str, str]
+    bundle: str
+    manifest_sha256: str
+    settings: Settings
+    limits: tuple[Limit, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    rows: tuple[Row, ...] = ()
+    sustained: tuple[Sustained, ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    baseline: str | None = None
+    compared: tuple[Compared, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+def with_figures(row: Row) -> Row:
+    """The row with median, p90 and interval of its rounds."""
+    if not any(row.rounds_ns):
+        return row
+    s = summarize(row.rounds_ns)
+    return row.model_copy(update={"median_ns": s.median, "p90_ns": s.p90, "low_ns": s.low, "high_ns": s.high})
+
+
+def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> BenchReport:
+    """The report with a verdict for every row that both hold.
+
+    Raises UsageError when the two were measured on different devices or none of their rows match.
+    """
+    if (report.device.kind, report.device.name, report.device.cpu) != (baseline.device.kind, baseline.device.name, baseline.device.cpu):
+        raise UsageError(
+            f"{source}: measured on {baseline.device.kind} {baseline.device.name} ({baseline.device.cpu}), this run on {report.device.kind} "
+            f"{report.device.name} ({report.device.cpu}); a baseline must come from the same device"
+        )
+    before = {_key(r): r for r in baseline.rows}
+    disturbed = _disturbed(report, baseline)
+    compared = [c for row in report.rows if (was := before.get(_key(row))) for c in _compare_rows(was, row, row.threads in disturbed)]
+    if not compared:
+        raise UsageError(f"{source}: it shares no row with this run; measure the baseline with the same targets, precisions and threads")
+    notes = tuple(
+        f"{n} threads: the machine's own peak is {ratio:.2f} times the baseline's, so something else was running: nothing is concluded"
+        for n, ratio in disturbed.items()
+    )
+    return report.model_copy(update={"baseline": source, "compared": tuple(compared), "notes": report.notes + notes})
+
+
+def _key(row: Row) -> tuple[str, str, str, int, str | None]:
+    return row.target, row.precision, row.component, row.threads, row.cpu_level
+
+
+def _compare_rows(before: Row, row: Row, disturbed: bool) -> list[Compared]:
+    """The verdict on a row's instructions where both were counted, else on its time where both were timed, else nothing."""
+    same = {
+        "target": row.target,
+        "precision": row.precision,
+        "component": row.component,
+        "threads": row.threads,
+        "cpu_level": row.cpu_level,
+    }
+    if before.instructions and row.instructions:
+        found = compare_counts(before.instructions, row.instructions)
+        return [Compared.model_validate(same | {"measure": "instructions"} | asdict(found))]
+    if before.status == row.status == "ok" and before.rounds_ns and row.rounds_ns:
+        found = compare(before.rounds_ns, row.rounds_ns)
+        verdict = "inconclusive" if disturbed else found.verdict
+        high = None if found.high == float("inf") else found.high
+        return [Compared.model_validate(same | asdict(found) | {"high": high, "verdict": verdict})]
+    return []
+
+
+def _disturbed(report: BenchReport, baseline: BenchReport) -> dict[int, float]:
+    """Numbers of threads at which the machine itself, measured by its peak arithmetic, was not the same in both runs; with the ratio of the peaks."""
+    before = {limit.threads: limit.fp32_flops for limit in baseline.limits}
+    ratios = {m.threads: m.fp32_flops / b for m in report.limits if m.fp32_flops and (b := before.get(m.threads))}
+    return {n: ratio for n, ratio in ratios.items() if not 1 / MACHINE_MARGIN <= ratio <= MACHINE_MARGIN}
+
+
+def read_bench(path: Path) -> BenchReport:
+    """What ``f2i bench --json`` wrote. Raises UsageError with the first thing that is wrong."""
+    try:
+        return BenchReport.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{path}: cannot be read: {e}; expected what f2i bench --json writes") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path}: {where}: {first['msg']}; expected what f2i bench --json writes (schema {SCHEMA})") from e
+
+
+def bench_json(report: BenchReport) -> dict[str, object]:
+    """JSON-ready."""
+    return json.loads(report.model_dump_json(by_alias=True))

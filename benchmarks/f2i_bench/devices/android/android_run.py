@@ -1,0 +1,146 @@
+"""A job on one Android device: pushed into a folder of its own there, run, its outputs pulled, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shlex
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from f2i_runtime.bundle.store import Bundle
+
+from f2i_bench.core.protocol import Settings
+from f2i_bench.devices.android.adb import DeviceError, Phone
+from f2i_bench.devices.android.native_runners import PLANS, Runner, libraries, stage_item
+from f2i_bench.devices.parity_job import Job
+
+PREFIX = "f2i-bench-"
+SPARE_BYTES = 16 << 20
+PYTHONS = ("python3", "/data/data/com.termux/files/usr/bin/python3")
+
+
+def run_job(
+    job: Job, phone: Phone, remote: str, seconds: float, *, python: str | None = None, program: Path | None = None
+) -> dict[str, Any]:
+    """Run ``device_runner.py``, or a program that takes the same two arguments, in a folder of the device → its result; outputs lie in ``job.folder``.
+
+    Raises DeviceError.
+    """
+    _check_room(job, phone, remote)
+    phone.push_content(job.folder, remote)
+    if program:
+        phone.push(program, f"{remote}/runner")
+        command = "chmod 755 runner && exec ./runner job.json result.json"
+    else:
+        command = f"exec {shlex.quote(python or _python(phone))} device_runner.py job.json result.json"
+    _shell(phone, remote, command, seconds)
+    phone.pull(f"{remote}/result.json", job.folder / "result.json")
+    result: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
+    for item, staged in zip(result["items"], job.items, strict=True):
+        if item["error"] is None:
+            phone.pull(f"{remote}/{staged['output']}", job.folder / staged["output"])
+    return result
+
+
+def run_native(bundle: Bundle, job: Job, runner: Runner, phone: Phone, remote: str, settings: Settings, seconds: float) -> dict[str, Any]:
+    """The same by an engine's own benchmark program. A component whose run fails says so and costs no other. Raises DeviceError when the device fails."""
+    plan = PLANS[job.target]
+    items = [stage_item(bundle, job, staged) for staged in job.items]
+    _check_room(job, phone, remote)
+    phone.push_content(job.folder, remote)
+    for file in [runner.path, *libraries(runner)]:
+        phone.push(file, f"{remote}/{'runner' if file == runner.path else file.name}")
+    found = []
+    for item, staged in zip(items, job.items, strict=True):
+        result: dict[str, Any] = {"component": item.component, "load_ns": None, "first_ns": None, "ns": [], "error": None}
+        try:
+            for arguments in plan.commands(item, job.threads, settings.warmup, settings.runs, settings.rounds):
+                # What a program prints may be on either stream.
+                line = f"chmod 755 runner && export LD_LIBRARY_PATH=.:$LD_LIBRARY_PATH && ./runner {arguments} 2>&1"
+                said = plan.read(_shell(phone, remote, line, seconds), settings.warmup)
+                result = said | {"component": item.component, "error": None, "ns": [*result["ns"], *said["ns"]]}
+            if plan.writes_output:
+                phone.pull(f"{remote}/{item.output}", job.folder / item.output)
+                shape = bundle.manifest.components[item.component].output_spec.shape
+                np.save(job.folder / staged["output"], np.fromfile(job.folder / item.output, "<f4").reshape(shape))
+        except (DeviceError, ValueError) as e:
+            phone.check()
+            phone.shell(_end(remote))  # one that hangs would disturb the next
+            result["error"] = str(e)
+        found.append(result)
+    peaks = [r["peak_rss_bytes"] for r in found if r.get("peak_rss_bytes")]
+    return {"engine": runner.path.name, "items": found, "peak_rss_bytes": max(peaks, default=None), "unchecked": not plan.writes_output}
+
+
+def _check_room(job: Job, phone: Phone, remote: str) -> None:
+    size = sum(f.stat().st_size for f in job.folder.rglob("*") if f.is_file()) + SPARE_BYTES
+    free = phone.free_bytes(remote)
+    if free < size:
+        where = remote.rpartition("/")[0]
+        raise DeviceError(
+            f"{phone.serial}: {free / 1e6:.0f} MB free in {where}, {job.target}/{job.precision} needs {size / 1e6:.0f} MB; free some"
+        )
+
+
+def _shell(phone: Phone, remote: str, command: str, seconds: float) -> str:
+    """The process leaves its number, so that one that hangs can be ended."""
+    return phone.shell(f"cd {shlex.quote(remote)} && echo $$ > pid && {command}", seconds)
+
+
+def _python(phone: Phone) -> str:
+    for name in PYTHONS:
+        if found := phone.try_shell(f"command -v {name}").strip():
+            return found
+    raise DeviceError(f"{phone.serial}: it has no python3; install Termux's, or give an engine's own program or one of yours with --runner")
+
+
+@contextlib.contextmanager
+def remote_folder(phone: Phone, parent: str) -> Iterator[str]:
+    """A new folder on the device; afterwards what ran in it is ended and the folder removed. A device that is gone by then is swept next time."""
+    remote = f"{parent}/{_owner(phone)}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    phone.shell(f"mkdir -p {shlex.quote(remote)}")
+    try:
+        yield remote
+    finally:
+        with contextlib.suppress(DeviceError):
+            _remove(phone, remote)
+
+
+def _remove(phone: Phone, remote: str) -> None:
+    phone.shell(f"{_end(remote)}; rm -rf {shlex.quote(remote)}")
+
+
+def _end(remote: str) -> str:
+    """The command that ends what runs in a folder."""
+    quoted = shlex.quote(remote)
+    return f"[ -f {quoted}/pid ] && {{ kill -9 -$(cat {quoted}/pid) || kill -9 $(cat {quoted}/pid); }} 2>/dev/null; true"
+
+
+def _owner(phone: Phone) -> str:
+    """How the names begin of folders that this computer makes on a device; the process's number follows."""
+    return f"{PREFIX}{hashlib.sha256(f'{platform.node()} {phone.serial}'.encode()).hexdigest()[:8]}-"
+
+
+def sweep(phone: Phone, parent: str) -> None:
+    """Remove what broken runs left. To be called before this process runs anything on the device.
+
+    A folder that this computer made is removed with whatever runs in it, unless the process that made it lives; of others' folders those whose run has ended.
+    """
+    mine = _owner(phone)
+    for folder in phone.shell(f"ls -d {shlex.quote(parent)}/{PREFIX}* 2>/dev/null; true").splitlines():
+        name = folder.rpartition("/")[2]
+        if not name.startswith(mine):
+            quoted = shlex.quote(folder)
+            phone.shell(f"[ -f {quoted}/pid ] && ! kill -0 $(cat {quoted}/pid) 2>/dev/null && rm -rf {quoted}; true")
+            continue
+        maker = name.removeprefix(mine).partition("-")[0]
+        if not maker.isdecimal() or int(maker) == os.getpid() or not psutil.pid_exists(int(maker)):
+            _remove(phone, folder)

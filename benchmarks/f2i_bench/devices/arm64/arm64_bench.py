@@ -1,0 +1,105 @@
+"""``f2i bench --device arm64``: the phone's instruction set without a phone, on ARM kernels under qemu's user-mode emulation.
+
+It proves numbers, not speed: emulated times are a hundred times a processor's and say nothing about one. What does not depend on the machine is
+how many instructions a run takes. The engines are the aarch64 wheels of PyPI, on named processors (never ``-cpu max``, whose SME emulation gives
+wrong int8 results without a word).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+from f2i_runtime.bundle.store import MANIFEST, Bundle
+from f2i_runtime.errors import ToolchainError, UsageError
+from f2i_runtime.files import sha256_file
+
+from f2i_bench.core.protocol import BenchReport, Row, Settings
+from f2i_bench.devices.arm64.arm64_tools import BACKPORTS, WHEELS, Emulator, setup_arm64
+from f2i_bench.devices.parity_job import RUNNABLE, Job, judge, run_command, run_here, stage
+from f2i_bench.host.host_bench import host_device, versions
+
+LEVELS = {"cortex-a53": "plain NEON", "cortex-a76": "dot product, fp16", "cortex-a710": "i8mm, SVE2"}
+"""Processors that qemu emulates, and what each adds."""
+RUN_SECONDS = 1800.0
+COUNTED_RUNS = 3
+"""Of each component, after the one that is compared; the median of their instructions is the row's."""
+Progress = Callable[[str, int, int], None]
+
+
+def bench_arm64(
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    target: str | None = None,
+    precision: str | None = None,
+    levels: tuple[str, ...] = tuple(LEVELS),
+    progress: Progress = lambda *_: None,
+) -> BenchReport:
+    """Every variant on every emulated processor: parity with the golden outputs, and with the same files on this machine's own kernels.
+
+    Raises UsageError when nothing in the bundle matches or the emulator cannot be had; an engine that fails costs its own rows.
+    """
+    have = bundle.manifest.variants()
+    variants = [(t, p) for t, p in have if t in RUNNABLE and target in (None, t) and precision in (None, p)]
+    if not variants:
+        raise UsageError(
+            f"{bundle.root}: nothing to emulate for that target and precision; it holds {', '.join(f'{t}/{p}' for t, p in have)}"
+        )
+    emulator = setup_arm64(progress)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for k, (t, p) in enumerate(variants):
+            counted = 0 if emulator.uncounted else COUNTED_RUNS
+            job = stage(bundle, t, p, Path(folder) / f"{t}-{p}", threads=1, warmup=0, runs=0, counted=counted)
+            rows += _variant(bundle, job, emulator, levels)
+            shutil.rmtree(job.folder)
+            progress("emulated variants", k + 1, len(variants))
+    device = host_device().model_copy(
+        update={"kind": "arm64", "machine": "aarch64", "cpu": ", ".join(levels), "cores": 1, "emulated": True, "name": "qemu-aarch64"}
+    )
+    return BenchReport(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        device=device,
+        versions=versions() | {"qemu-user": BACKPORTS, **dict(w.split("==") for ws in WHEELS.values() for w in ws if "==" in w)},
+        bundle=bundle.manifest.name,
+        manifest_sha256=sha256_file(bundle.root / MANIFEST),
+        settings=settings,
+        rows=tuple(rows),
+        notes=(
+            "emulated: numbers are the ARM kernels' own, times are not a phone's",
+            *([f"instructions were not counted: {emulator.uncounted}"] if emulator.uncounted else []),
+            *(f"{c}: {what}" for c, what in LEVELS.items() if c in levels),
+        ),
+    )
+
+
+def _variant(bundle: Bundle, job: Job, emulator: Emulator, levels: tuple[str, ...]) -> list[Row]:
+    """One variant on this machine's own kernels, then on each emulated processor."""
+    native = job.folder / "native"
+    native.mkdir()
+    rows: list[Row] = []
+    missing: ToolchainError | None = None
+    try:
+        run_here(job, RUN_SECONDS)
+        for output in job.folder.glob("out-*.npy"):
+            output.rename(native / output.name)
+    except ToolchainError as e:
+        missing = e
+    for cpu in levels:
+        for left in [*job.folder.glob("out-*.npy"), *job.folder.glob("result.json")]:
+            left.unlink()
+        try:
+            if missing:
+                raise missing
+            command = emulator.command(cpu, job.target, "device_runner.py", "job.json", "result.json")
+            result = run_command(command, job, job.folder / "result.json", RUN_SECONDS, f"arm64 {cpu}")
+            found = judge(bundle, job, result, job.folder, note=f", emulated {cpu}", native=native)
+        except ToolchainError as e:
+            base = {"target": job.target, "precision": job.precision, "threads": job.threads, "status": "failed", "reason": str(e)}
+            found = [Row.model_validate(base | {"component": c}) for c in job.components]
+        rows += [row.model_copy(update={"cpu_level": cpu}) for row in found]
+    return rows

@@ -1,0 +1,171 @@
+"""A variant as a job for ``device_runner.py``: its files and golden inputs in one folder, and what came back judged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from f2i_runtime.bundle.store import Bundle, load_array
+from f2i_runtime.errors import BundleError, ToolchainError, UsageError
+from f2i_runtime.metrics.fidelity import ErrorSums
+
+from f2i_bench.core.protocol import Row, with_figures
+
+RUNNER = Path(__file__).with_name("device_runner.py")
+RUNNABLE = ("onnx", "tflite", "executorch")
+"""Targets that the Python runner can open; Core ML is Apple's."""
+ENGINE_GATES = {"fp32": 1e-5, "fp16": 1e-2}
+INTEGER_GATE = 5e-3
+"""Relative L2 between the same file on x86 and on ARM kernels; measured 4e-8 to 4e-3, see README."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A folder that a device gets, and what is known about it."""
+
+    folder: Path
+    target: str
+    precision: str
+    threads: int
+    items: tuple[dict[str, Any], ...]
+    """As in ``job.json``."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Their names, in the dataflow's order."""
+        return tuple(item["component"] for item in self.items)
+
+
+def stage(
+    bundle: Bundle,
+    target: str,
+    precision: str,
+    folder: Path,
+    *,
+    threads: int,
+    warmup: int,
+    runs: int,
+    counted: int = 0,
+    sustained: float = 0.0,
+) -> Job:
+    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
+
+    ``counted``: runs whose instructions are counted. ``sustained``: seconds of whole tiles without a pause, afterwards.
+
+    Raises UsageError when the bundle has no golden vectors, BundleError for a damaged file.
+    """
+    if not bundle.manifest.golden:
+        raise UsageError(f"{bundle.root}: it holds no golden vectors to compare with; export it again")
+    folder.mkdir(parents=True)
+    golden = bundle.manifest.golden[0]
+    items: list[dict[str, Any]] = []
+    tensors = {**golden.tensors, **bundle.manifest.constants}
+    for call in bundle.manifest.dataflow:
+        component = bundle.manifest.components[call.component]
+        source = bundle.artifact_path(bundle.manifest.artifact(call.component, target, precision))
+        shutil.copyfile(source, folder / source.name)
+        names = [call.inputs[argument] for argument in component.inputs]
+        for name in names:
+            shutil.copyfile(bundle.check(tensors[name]), folder / f"{name}.npy")
+        items.append(
+            {
+                "component": call.component,
+                "path": source.name,
+                "inputs": [f"{n}.npy" for n in names],
+                "output": f"out-{call.result}.npy",
+            }
+        )
+    job = {"target": target, "threads": threads, "warmup": warmup, "runs": runs, "counted": counted, "sustained": sustained, "items": items}
+    (folder / "job.json").write_text(json.dumps(job))
+    shutil.copyfile(RUNNER, folder / RUNNER.name)
+    return Job(folder, target, precision, threads, tuple(items))
+
+
+def run_here(job: Job, seconds: float) -> dict[str, Any]:
+    """The job on this machine's own engine and processor. Raises ToolchainError."""
+    command = [sys.executable, RUNNER.name, "job.json", "result.json"]
+    return run_command(command, job, job.folder / "result.json", seconds, "host")
+
+
+def run_command(command: list[str], job: Job, result: Path, seconds: float, where: str) -> dict[str, Any]:
+    """Run something that writes a result. Raises ToolchainError with its last words when it fails, or when the time is up."""
+    what = f"{job.target}/{job.precision}"
+    try:
+        done = subprocess.run(command, cwd=job.folder, capture_output=True, text=True, errors="replace", timeout=seconds)
+    except subprocess.TimeoutExpired as e:
+        raise ToolchainError(component=what, target=where, stage="run", reason=f"no result in {seconds:.0f} s") from e
+    if done.returncode or not result.is_file():
+        words = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        raise ToolchainError(component=what, target=where, stage="run", reason=f"it ended with code {done.returncode}: {words[0]}")
+    data: dict[str, Any] = json.loads(result.read_text())
+    return data
+
+
+def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, note: str = "", native: Path | None = None) -> list[Row]:
+    """Rows with parity against the golden outputs and, where ``native`` holds this machine's outputs of the same files, the difference of kernels.
+
+    A result that is ``unchecked`` has no outputs. A row's status is ``gate fell`` when its SQNR is below the bundle's gate or its distance to the native output above the engine's.
+    """
+    rows = []
+    golden = bundle.manifest.golden[0]
+    for item, call in zip(result["items"], bundle.manifest.dataflow, strict=True):
+        row = Row(
+            target=job.target,
+            precision=job.precision,
+            component=call.component,
+            threads=job.threads,
+            engine=result["engine"] + note,
+            status="failed",
+            reason=item["error"] or "",
+        )
+        if item["error"] is None:
+            output = outputs / f"out-{call.result}.npy"
+            row = row.model_copy(
+                update={
+                    "status": "ok",
+                    "load_ns": item["load_ns"],
+                    "first_ns": item["first_ns"],
+                    "rounds_ns": tuple((ns,) for ns in item["ns"]),
+                    "peak_rss_bytes": result["peak_rss_bytes"],
+                    "instructions": statistics.median_low(item["instructions"]) if item.get("instructions") else None,
+                }
+            )
+            if not result.get("unchecked"):
+                row = _parity(bundle, row, golden.tensors[call.result], output, native)
+            row = with_figures(row)
+        rows.append(row)
+    return rows
+
+
+def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | None) -> Row:
+    expected = load_array(bundle.check(truth))
+    try:
+        got = load_array(output)
+    except BundleError as e:
+        return row.model_copy(update={"status": "failed", "reason": str(e)})
+    if got.shape != expected.shape:
+        return row.model_copy(update={"status": "gate fell", "reason": f"output has shape {got.shape}, expected {expected.shape}"})
+    sums = ErrorSums()
+    sums.update(expected, got)
+    sqnr, reasons = sums.sqnr_db(), []
+    limit = bundle.manifest.device_limit_db(bundle.manifest.artifact(row.component, row.target, row.precision))
+    if limit is not None and not sqnr >= limit:
+        reasons.append(f"SQNR {sqnr:.1f} dB, limit {limit:g}")
+    distance = None
+    if native is not None:
+        here = np.load(native / output.name)
+        distance = float(np.linalg.norm(got - here)) / max(float(np.linalg.norm(here)), 1e-30)
+        gate = ENGINE_GATES.get(row.precision, INTEGER_GATE)
+        if not distance <= gate:
+            reasons.append(f"relative L2 to this machine's own output {distance:.1e}, limit {gate:g}")
+    found: dict[str, Any] = {"sqnr_db": float(sqnr) if np.isfinite(sqnr) else None, "rel_l2": distance}
+    if reasons:
+        found |= {"status": "gate fell", "reason": "; ".join(reasons)}
+    return row.model_copy(update=found)

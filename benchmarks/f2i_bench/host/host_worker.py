@@ -1,0 +1,155 @@
+"""The process that a variant is measured in: it holds that variant's engine alone, so that its memory and its threads are its own.
+
+Reads one JSON request a line on stdin and answers with one JSON line on its original stdout; whatever an engine prints goes to stderr.
+Requests: ``import``, ``open``, ``run``, ``profile``, ``photo``, ``upscale``, ``overhead``, ``limit``, ``cost``. An answer is ``{"ok": ...}`` or
+``{"error": "one line"}``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from f2i_runtime.bundle.store import Bundle, load_array, open_bundle
+from f2i_runtime.engines.session import ENGINES, Session, installed, open_session
+from f2i_runtime.errors import F2IError, UsageError
+from f2i_runtime.memory import peak_rss
+from f2i_runtime.pipeline import Pipeline, open_pipeline
+
+from f2i_bench.host.photo_predictor import RepeatPipeline, time_photo
+
+
+class Variant:
+    """One target and precision of a bundle with its sessions, and a golden case as its input."""
+
+    def __init__(self, bundle: Bundle, target: str, precision: str, threads: int, slowdown: float) -> None:
+        self.bundle, self.target, self.precision, self.threads, self.slowdown = bundle, target, precision, threads, slowdown
+        self.sessions: dict[str, Session] = {}
+        self.feeds: dict[str, dict[str, np.ndarray]] = {}
+
+    def open(self) -> dict[str, Any]:
+        """Load every component: ``{"engine", "load_ns": {component}}``."""
+        load, feeds = {}, golden_inputs(self.bundle)
+        import_engine(self.target)
+        for name in self.components():
+            path, shapes = self.artifact(name)
+            began = time.perf_counter_ns()
+            self.sessions[name] = open_session(self.target, path, component=name, inputs=shapes, threads=self.threads)
+            load[name] = time.perf_counter_ns() - began
+            self.feeds[name] = feeds[name]
+        return {"engine": next(iter(self.sessions.values())).engine, "load_ns": load}
+
+    def components(self) -> list[str]:
+        """Names in the order of the dataflow."""
+        return list(dict.fromkeys(call.component for call in self.bundle.manifest.dataflow))
+
+    def artifact(self, name: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
+        """The checked file of a component, and its inputs' shapes."""
+        component = self.bundle.manifest.components[name]
+        path = self.bundle.artifact_path(self.bundle.manifest.artifact(name, self.target, self.precision))
+        return path, {k: tuple(spec.shape) for k, spec in component.inputs.items()}
+
+    def run(self, component: str, times: int, seconds: float) -> list[int]:
+        """Latencies in ns of at most ``times`` runs, no new one begun after ``seconds``."""
+        session, feed = self.sessions[component], self.feeds[component]
+        latencies: list[int] = []
+        end = time.perf_counter() + seconds
+        while len(latencies) < times and (not latencies or time.perf_counter() < end):
+            began = time.perf_counter_ns()
+            session.run(feed)
+            spent = time.perf_counter_ns() - began
+            if self.slowdown:
+                time.sleep(self.slowdown * spent / 1e9)
+                spent = time.perf_counter_ns() - began
+            latencies.append(spent)
+        return latencies
+
+    def profile(self, component: str) -> list[dict[str, Any]] | None:
+        """The engine's own profile of one run, by kind of operator; None where the engine gives none."""
+        module = sys.modules[ENGINES[self.target].module]
+        if not hasattr(module, "profile_ops"):
+            return None
+        path, _ = self.artifact(component)
+        return module.profile_ops(path, self.feeds[component], threads=self.threads)
+
+
+def import_engine(target: str) -> None:
+    """The library's own start, which is not the model's load time."""
+    if installed(target):
+        importlib.import_module(ENGINES[target].module)
+
+
+def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
+    """Inputs of every component from the bundle's first golden case. Raises UsageError when it has none."""
+    if not bundle.manifest.golden:
+        raise UsageError(f"{bundle.root}: it holds no golden vectors to run on; export it again")
+    tensors = {name: load_array(bundle.check(record)) for name, record in bundle.manifest.golden[0].tensors.items()}
+    tensors |= {name: bundle.constant(name) for name in bundle.manifest.constants}
+    return {call.component: {a: tensors[t] for a, t in call.inputs.items()} for call in bundle.manifest.dataflow}
+
+
+def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
+    """What one request asks for."""
+    match request["do"]:
+        case "open":
+            state["variant"] = Variant(
+                open_bundle(Path(request["bundle"])), request["target"], request["precision"], request["threads"], request["slowdown"]
+            )
+            return state["variant"].open()
+        case "import":
+            return import_engine(request["target"])
+        case "run":
+            latencies = state["variant"].run(request["component"], request["times"], request["seconds"])
+            return {"ns": latencies, "peak_rss_bytes": peak_rss()}
+        case "profile":
+            return state["variant"].profile(request["component"])
+        case "photo":
+            v = state["variant"]
+            constants = {name: v.bundle.constant(name) for name in v.bundle.manifest.constants}
+            pipeline = Pipeline(v.bundle, v.target, v.precision, v.sessions, constants)
+            return time_photo(pipeline, request["megapixels"]) | {"peak_rss_bytes": peak_rss()}
+        case "upscale":
+            from f2i_bench.suites.scale import MeteredPipeline, upscale_metered
+
+            b = open_bundle(Path(request["bundle"]))
+            opened = open_pipeline(b, request["target"], request["precision"], request["threads"])
+            metered = MeteredPipeline(b, opened.target, opened.precision, opened.sessions, opened.constants)
+            return upscale_metered(metered, Path(request["photo"]), Path(request["out"])) | {"peak_rss_bytes": peak_rss()}
+        case "overhead":
+            nothing = RepeatPipeline(open_bundle(Path(request["bundle"])), "none", "none", {}, {})
+            return time_photo(nothing, request["megapixels"]) | {"peak_rss_bytes": peak_rss()}
+        case "limit":
+            from f2i_bench.host.limits import measure_limit
+
+            return measure_limit(request["threads"], request["seconds"]).model_dump()
+        case "cost":
+            from f2i_bench.host.graph_cost import graph_cost
+
+            cost = graph_cost(Path(request["program"]))
+            return {"layers": dict(cost.layers)}
+        case other:
+            raise UsageError(f"request {other!r} is unknown")
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    state: dict[str, Variant] = {}
+    for line in sys.stdin:
+        try:
+            reply = {"ok": answer(json.loads(line), state)}
+        except F2IError as e:
+            reply = {"error": str(e)}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

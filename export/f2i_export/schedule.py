@@ -1,0 +1,216 @@
+"""Runs jobs in child processes: memory is checked before each starts, output goes to a log, finished results go to the cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import psutil
+from f2i_runtime.child_process import python_child
+from f2i_runtime.errors import ToolchainError, UsageError
+from f2i_runtime.files import atomic_directory, cache_root, exclusive_lock
+
+from f2i_export.jobs import RESULT, Job
+from f2i_export.lowering import TARGETS
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of an export, for the command to show. ``state``: cached, running, done."""
+
+    job: Job
+    state: str
+    stage: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class _Child:
+    """A process and the jobs it does, one after another; ``results`` has those that are finished."""
+
+    jobs: list[Job]
+    process: subprocess.Popen[bytes]
+    needs: int
+    began: float
+    out: Path
+    log: Path
+    current: int = 0
+    stage: str = "start"
+    error: dict[str, str] | None = None
+    results: dict[Job, Path] = field(default_factory=dict)
+    reader: threading.Thread | None = field(default=None, repr=False)
+
+
+def cached(job: Job) -> Path | None:
+    """Folder of a finished result, or None."""
+    folder = cache_root() / "jobs" / job.key()
+    return folder if (folder / RESULT).is_file() else None
+
+
+def needed_bytes(job: Job, weight_bytes: int) -> int:
+    """Estimated peak memory of a job's child, from measurements per target."""
+    if job.kind != "lower":
+        return int(1.2 * GIB + 3.0 * weight_bytes)
+    target = TARGETS[job.target]
+    return int(target.ram_base_gib * GIB + target.ram_factor * weight_bytes)
+
+
+def run_jobs(
+    jobs: list[Job], *, weight_bytes: Callable[[Job], int], reference: Path | None, parallel: int, on_event: Callable[[Event], None]
+) -> dict[Job, Path]:
+    """Run every job that is not in the cache, ``parallel`` at a time where memory allows. Returns each job's result folder.
+
+    Raises UsageError when a job cannot fit in memory, ToolchainError (or the child's own error) when one fails; other children are ended first.
+    """
+    results: dict[Job, Path] = {}
+    queue: list[list[Job]] = []
+    for job in jobs:
+        folder = cached(job)
+        if folder:
+            results[job] = folder
+            on_event(Event(job, "cached"))
+            continue
+        group = next((g for g in queue if (g[0].component, g[0].target, g[0].kind) == (job.component, job.target, job.kind)), None)
+        if group:
+            group.append(job)
+        else:
+            queue.append([job])
+    running: list[_Child] = []
+    try:
+        while queue or running:
+            free = psutil.virtual_memory().available
+            while queue and len(running) < parallel:
+                first = queue[0][0]
+                needs = needed_bytes(first, weight_bytes(first))
+                if running and needs > free - sum(c.needs for c in running) // 2:
+                    break
+                if needs > free and not os.environ.get("F2I_IGNORE_MEMORY"):
+                    raise UsageError(
+                        f"{first.label}: needs about {needs / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; close other programs, "
+                        "use a machine with more, or set F2I_IGNORE_MEMORY=1 to try all the same"
+                    )
+                free -= needs
+                running.append(_start(queue.pop(0), needs, reference, on_event))
+            time.sleep(0.05)
+            for child in [c for c in running if c.process.poll() is not None]:
+                running.remove(child)
+                results |= _finish(child)
+    finally:
+        for child in running:
+            _end(child)
+    return results
+
+
+def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callable[[Event], None]) -> _Child:
+    root = cache_root()
+    try:
+        (root / "logs").mkdir(parents=True, exist_ok=True)
+        out = Path(tempfile.mkdtemp(prefix=f"working-{os.getpid()}-", dir=root))
+    except OSError as e:
+        raise UsageError(f"{root}: the cache cannot be written: {e.strerror}; set F2I_CACHE to a folder that can") from e
+    log = root / "logs" / f"{jobs[0].key()}.log"
+    request = out.with_name(out.name + ".json")
+    request.write_text(json.dumps({"jobs": [asdict(job) for job in jobs], "reference": str(reference) if reference else ""}))
+    read_end, write_end = os.pipe()
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*python_child("f2i_export.worker"), str(request), str(out), str(write_end)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            pass_fds=(write_end,),
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C reaches the parent, which ends its children in order
+        )
+    os.close(write_end)
+    child = _Child(jobs, process, needs, time.monotonic(), out, log)
+    on_event(Event(jobs[0], "running", "start"))
+    child.reader = threading.Thread(target=_listen, args=(child, read_end, on_event), daemon=True)
+    child.reader.start()
+    return child
+
+
+def _listen(child: _Child, read_end: int, on_event: Callable[[Event], None]) -> None:
+    """Follow a child's events until it ends; a job's result goes to the cache as soon as it is there, whatever happens to the next."""
+    with os.fdopen(read_end, "r") as events:
+        for line in events:
+            event = json.loads(line)
+            child.current = event["job"]
+            job = child.jobs[child.current]
+            if "error" in event:
+                child.error = event["error"]
+            elif "done" in event:
+                child.results[job] = _keep(job, child.out / str(child.current))
+                on_event(Event(job, "done", seconds=time.monotonic() - child.began))
+                child.began = time.monotonic()
+            else:
+                child.stage = event["stage"]
+                on_event(Event(job, "running", child.stage, time.monotonic() - child.began))
+
+
+def _keep(job: Job, result: Path) -> Path:
+    """Move a result into the cache."""
+    folder = cache_root() / "jobs" / job.key()
+    with exclusive_lock(cache_root() / "jobs.lock", busy="", wait=True):
+        if not (folder / RESULT).is_file():
+            with atomic_directory(folder, replace=True) as staging:
+                staging.rmdir()
+                result.rename(staging)
+    return folder
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "2", "HF_HUB_OFFLINE": "1"}
+
+
+def _finish(child: _Child) -> dict[Job, Path]:
+    """Results of a child that has ended. Raises its error if it did not end well."""
+    if child.reader:
+        child.reader.join()
+    child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
+    _remove(child.out)
+    code, job, error = child.process.returncode, child.jobs[child.current], child.error
+    if error and "reason" in error:
+        raise ToolchainError(
+            component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log
+        )
+    if error:
+        raise UsageError(error["message"])
+    if code != 0:
+        reason = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"
+        if code == -signal.SIGKILL:
+            reason += " (most likely by the system, for want of memory)"
+        component, target = job.component or "all components", job.target or "torch"
+        raise ToolchainError(component=component, target=target, stage=child.stage, reason=reason, log=child.log)
+    return child.results
+
+
+def _end(child: _Child) -> None:
+    if child.process.poll() is None:
+        child.process.kill()
+        child.process.wait()
+    child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
+    _remove(child.out)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what exports that were killed left in the cache: working folders of processes that are gone."""
+    for path in cache_root().glob("working-*-*"):
+        owner = path.name.split("-")[1]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            _remove(path) if path.is_dir() else path.unlink(missing_ok=True)

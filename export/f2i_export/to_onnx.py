@@ -1,0 +1,50 @@
+"""ONNX: ``.onnx`` in fp32, or float16 inside with float32 edges; the reference runtime's own format and the way to any other engine."""
+
+from __future__ import annotations
+
+import onnx
+import torch
+from f2i_quantize.rewrites.capture import HalfInside, capture
+from f2i_runtime.bundle.manifest import Delegation
+
+from f2i_export.lowering import LoweringRequest
+
+OPSET = 20
+INT16_OPSET = 21
+"""The first in which QuantizeLinear makes int16."""
+
+
+def _drop_provenance(model: onnx.ModelProto) -> None:
+    """Drop the stack traces and shapes that the exporter leaves on every node: of a small int8 model they are a third of the file."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+
+
+def lower(request: LoweringRequest) -> Delegation:
+    """Write ``request.path`` (.onnx). ONNX Runtime's CPU provider has no delegate: it runs every op, so only their number is given."""
+    module = HalfInside(request.module) if request.precision == "fp16" else request.module
+    program = capture(module, request.example)
+    exported = torch.onnx.export(
+        program,
+        input_names=list(request.inputs),
+        output_names=[request.output],
+        opset_version=INT16_OPSET if request.precision == "w8a16" else OPSET,
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
+    model = exported.model_proto
+    model.producer_name, model.doc_string = "f2i-mobile", ""
+    _drop_provenance(model)
+    large = model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF
+    onnx.save_model(
+        model, str(request.path), save_as_external_data=large, all_tensors_to_one_file=True, location=f"{request.path.name}.data"
+    )
+    if not large:
+        onnx.checker.check_model(model, full_check=False)
+    return Delegation(ops=len(model.graph.node))

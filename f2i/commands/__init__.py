@@ -1,0 +1,1 @@
+"""The commands of ``f2i``."""

@@ -1,0 +1,92 @@
+"""``f2i run``: of several photos what is missing is done, here or on a cluster, and every photo gets its line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from f2i_runtime.album.upscale_album import LIST_SUFFIX, FolderJob, Source, find_sources, missing, run_folder
+from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.errors import UsageError
+from f2i_runtime.files import make_folder
+from f2i_runtime.photo.writer import WRITABLE
+from f2i_runtime.pipeline import PhotoOptions, measured_overlap, open_pipeline, upscale_photo
+from rich.console import Console
+
+from f2i.progress import Steps
+
+
+@dataclass(frozen=True)
+class AlbumOptions:
+    """How photos are done: (target, precision), photo options, engine threads (0: the engine's default), a Ray cluster's address and its workers.
+
+    ``format``: of every output of several photos, None: each photo's own.
+    """
+
+    variant: tuple[str, str]
+    photo: PhotoOptions
+    threads: int = 0
+    format: str | None = None
+    ray: str | None = None
+    workers: int = 0
+
+
+def with_overlap(bundle: Bundle, options: AlbumOptions, err: Console) -> PhotoOptions:
+    """The photo options with an overlap of ``auto`` measured, once for all photos, and said."""
+    if options.photo.overlap != "auto":
+        return options.photo
+    with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline:
+        record = measured_overlap(pipeline)
+    felt = f"a tile's edge is felt for {record.receptive_field} px"
+    err.print(f"overlap {record.overlap} px: {felt}; where tiles meet, the error is {record.seam_ratio:.2f} x that elsewhere", style="dim")
+    return replace(options.photo, overlap=record.overlap)
+
+
+def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: AlbumOptions, out: Console, err: Console) -> None:
+    """One photo to a file, or photos, folders, lists and URLs to a folder. Raises UsageError, and at the end when photos could not be done."""
+    photo = with_overlap(bundle, options, err)
+    single = len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(LIST_SUFFIX)
+    if single and not out_path.is_dir() and not options.ray:
+        if options.format:
+            raise UsageError(f"--format {options.format} is for photos that go to a folder; of one photo the suffix of --out decides")
+        with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
+            notes = upscale_photo(pipeline, Path(photos[0]), out_path, photo, steps.counter(Path(photos[0]).name))
+        for note in notes:
+            err.print(f"{photos[0]}: {note}", style="yellow", markup=False)
+        out.print(f"{out_path} ({pipeline.engine}, {options.variant[1]})", soft_wrap=True)
+        return
+    suffix = None if options.format is None else f".{options.format.lower().removeprefix('.')}"
+    if suffix is not None and suffix not in WRITABLE:
+        raise UsageError(f"--format {options.format}: cannot be written; expected one of {', '.join(s[1:] for s in WRITABLE)}")
+    sources = find_sources(photos, suffix)
+    if out_path.suffix and not out_path.is_dir():
+        raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
+    make_folder(out_path)
+    job = FolderJob(bundle.root.absolute(), out_path.absolute(), *options.variant, photo, options.threads)
+    upscale_album(job, sources, options.ray, options.workers, out, err)
+
+
+def upscale_album(job: FolderJob, sources: Sequence[Source], ray: str | None, workers: int, out: Console, err: Console) -> None:
+    """Do what is missing of ``sources``; ``ray`` is a cluster's address. Raises UsageError at the end when photos could not be done."""
+    todo = missing(job, sources)
+    if len(todo) < len(sources):
+        err.print(f"{len(sources) - len(todo)} of {len(sources)} photos are done already", style="dim")
+    failed = 0
+    with Steps(err) as steps:
+        if ray and todo:
+            from f2i_runtime.album.album_on_ray import run_on_ray
+
+            results = run_on_ray(job, todo, ray, workers)
+        else:
+            results = run_folder(job, todo, steps.count)
+        for number, done in enumerate(results, 1):
+            for note in done.notes:
+                err.print(f"{done.source.location}: {note}", style="yellow", markup=False)
+            if done.error:
+                failed += 1
+                err.print(f"{done.source.location}: {done.error}", style="red", markup=False, soft_wrap=True)
+            else:
+                out.print(f"{job.out / done.source.output} ({number} of {len(todo)}, {done.seconds:.1f} s)", soft_wrap=True)
+    if failed:
+        raise UsageError(f"{failed} of {len(todo)} photos could not be done; the others are in {job.out}")

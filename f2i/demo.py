@@ -1,0 +1,119 @@
+"""``f2i demo``: the main job on a sample photo, from a checkpoint to upscaled photos, a validated bundle and a report."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from f2i_export.write_bundle import ExportOptions, export_bundle
+from f2i_quantize.models import checkpoint
+from f2i_quantize.ptq import quantized
+from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
+from f2i_quantize.ptq.recipe import Recipe, load_recipe
+from f2i_runtime.bundle.manifest import FLOAT
+from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.files import atomic_file, write_json
+from f2i_runtime.photo.resample import resize
+from f2i_runtime.photo.samples import load_rgb, sample_photo
+from f2i_runtime.pipeline import REFERENCE, open_pipeline, upscale_photo
+from f2i_runtime.validation.validate import Report, ValidateOptions, validate
+from PIL import Image, ImageDraw
+
+from f2i.progress import Steps
+from f2i.report.images import ReportImages
+from f2i.report.page import write_report
+from f2i.tables import inspect_json
+
+WINDOW = 128
+"""Side of the crop in the picture, low-resolution pixels."""
+ZOOM = 2
+"""How much the picture enlarges output pixels."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo exports and shows; ``photo`` None takes one that scikit-image ships."""
+
+    out: Path
+    checkpoint: str
+    targets: tuple[str, ...]
+    precisions: tuple[str, ...]
+    photo: Path | None
+    command: list[str]
+
+
+def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
+    """Export, upscale the photo through every engine, validate; writes everything below ``options.out``, which must exist.
+
+    Leaves ``bundle/``, ``inspect.json``, ``validate.json``, ``report.html``, the upscaled photos and ``before_after.png``, and for int8 the calibrated
+    checkpoint.
+    """
+    source = options.photo or sample_photo()
+    calibrated = calibrate(options, steps)
+    bundle = export_bundle(ExportOptions(calibrated, options.out / "bundle", options.targets, options.precisions), steps.event)
+    write_json(options.out / "inspect.json", inspect_json(bundle))
+    upscaled = []
+    for target, precision in [REFERENCE, *bundle.manifest.variants()]:
+        path = options.out / f"{source.stem}_{target}_{precision}.png"
+        with open_pipeline(bundle, target, precision) as pipeline:
+            upscale_photo(pipeline, source, path, progress=steps.counter(f"photo through {target} {precision}"))
+        upscaled.append(path)
+    before_after(source, upscaled[-1], options.out / "before_after.png")
+    images = ReportImages()
+    report = validate(bundle, ValidateOptions(images=options.photo), steps.count, images.collect)
+    write_json(options.out / "validate.json", report.as_json())
+    write_report(options.out / "report.html", bundle, report, images, command=options.command)
+    return bundle, report
+
+
+def calibrate(options: DemoOptions, steps: Steps) -> str:
+    """The checkpoint that holds every precision asked for: the one given, or ``options.out/checkpoint-PRECISION``, calibrated on the sample photos.
+
+    What an earlier demo calibrated is used again where it is of the same weights and the same recipe.
+    """
+    current = options.checkpoint
+    for precision in options.precisions:
+        if precision in FLOAT or precision in quantized.available(current):
+            continue
+        recipe, out = load_recipe(precision), options.out / f"checkpoint-{precision}"
+        if not _same(out, current, recipe):
+            shutil.rmtree(out, ignore_errors=True)
+            quantize_checkpoint(QuantizeOptions(current, recipe, out), steps.count)
+        current = str(out)
+    return current
+
+
+def _same(folder: Path, source: str, recipe: Recipe) -> bool:
+    if recipe.precision not in quantized.available(folder):
+        return False
+    found = quantized.read(folder, recipe.precision)
+    return found.recipe.sha256() == recipe.sha256() and found.calibration["checkpoint_sha256"] == checkpoint.checkpoint_sha256(source)
+
+
+def before_after(photo: Path, upscaled: Path, destination: Path) -> None:
+    """The most detailed window of ``photo``, enlarged by bicubic (left) and as in ``upscaled`` (right), each output pixel :data:`ZOOM` wide."""
+    before, after = load_rgb(photo), load_rgb(upscaled)
+    scale = after.shape[0] // before.shape[0]
+    y, x = _most_detailed(before, WINDOW)
+    side = min(WINDOW, *before.shape[:2])
+    window = before[y : y + side, x : x + side]
+    panels = (resize(window, side * scale, side * scale), after[y * scale : (y + side) * scale, x * scale : (x + side) * scale])
+    picture = Image.fromarray(np.round(np.clip(np.hstack(panels), 0, 1) * 255).astype(np.uint8))
+    picture = picture.resize((picture.width * ZOOM, picture.height * ZOOM), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(picture)
+    for k, label in enumerate(("bicubic", upscaled.stem.removeprefix(f"{photo.stem}_").replace("_", " "))):
+        draw.text((k * picture.width // 2 + 10, 8), label, fill="white", stroke_width=2, stroke_fill="black", font_size=22)
+    with atomic_file(destination) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _most_detailed(photo: np.ndarray, side: int) -> tuple[int, int]:
+    """Top left corner of the window whose mean gradient is largest, on a grid of half windows."""
+    grey = photo.mean(2)
+    detail = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
+    corners = [
+        (y, x) for y in range(0, max(1, grey.shape[0] - side + 1), side // 2) for x in range(0, max(1, grey.shape[1] - side + 1), side // 2)
+    ]
+    return max(corners, key=lambda c: float(detail[c[0] : c[0] + side, c[1] : c[1] + side].mean()))

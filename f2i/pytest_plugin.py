@@ -1,0 +1,80 @@
+"""``pytest --f2i-bundle DIR``: every gate of a bundle as a test of its own. Installed as a pytest plugin; does nothing without the option."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MANIFEST = "manifest.json"
+
+
+class GateFellError(Exception):
+    """A gate that does not hold."""
+
+
+class GateItem(pytest.Item):
+    """One gate, measured while tests were collected."""
+
+    def __init__(self, *, gate: dict[str, Any], bundle: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.gate, self.bundle = gate, bundle
+        self.user_properties += [("value", gate["value"]), ("limit", gate["limit"])]
+
+    def runtest(self) -> None:
+        """Fails with the figure and its limit."""
+        if not self.gate["passed"]:
+            raise GateFellError(f"{self.gate['name']} is {self.gate['value']}, limit {self.gate['limit']}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
+        """One line instead of a traceback."""
+        return str(excinfo.value)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """What stands in pytest's own lists."""
+        return self.bundle / MANIFEST, None, self.name
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options."""
+    group = parser.getgroup("f2i", "F2I mobile bundles")
+    group.addoption(
+        "--f2i-bundle", action="append", default=[], metavar="DIR", help="Validate this bundle; each gate is a test. Repeatable."
+    )
+    group.addoption("--f2i-images", metavar="DIR", help="Photos to validate with; default: those scikit-image ships.")
+    group.addoption("--f2i-target", metavar="NAME", help="Only this target.")
+    group.addoption("--f2i-precision", metavar="NAME", help="Only this precision.")
+    group.addoption("--f2i-tiles", type=int, default=16, metavar="N", help="Tiles per component (default 16).")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Validate the bundles and add their gates, before -k and -m choose among the tests."""
+    for folder in config.getoption("--f2i-bundle"):
+        bundle = Path(folder)
+        for gate in _gates(bundle, config):
+            nodeid = f"{os.path.relpath(bundle / MANIFEST, config.rootpath)}::{gate['name']}"
+            items.append(GateItem.from_parent(session, name=gate["name"], nodeid=nodeid, gate=gate, bundle=bundle))
+
+
+def _gates(bundle: Path, config: pytest.Config) -> list[dict[str, Any]]:
+    from f2i_runtime.bundle.store import open_bundle
+    from f2i_runtime.errors import F2IError
+    from f2i_runtime.validation.validate import ValidateOptions, validate
+
+    images = config.getoption("--f2i-images")
+    options = ValidateOptions(
+        images=Path(images) if images else None,
+        target=config.getoption("--f2i-target"),
+        precision=config.getoption("--f2i-precision"),
+        tiles=config.getoption("--f2i-tiles"),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engines' own, which a project with warnings as errors must not fall over
+        try:
+            return validate(open_bundle(bundle), options).gates
+        except F2IError as e:
+            raise pytest.UsageError(str(e)) from e

@@ -1,0 +1,125 @@
+"""Tables for people, and the JSON of ``f2i inspect``: the same figures a manifest and a report hold, laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from f2i.neural_engine import ane_findings
+
+if TYPE_CHECKING:
+    from f2i_runtime.bundle.store import Bundle
+    from f2i_runtime.validation.validate import Report
+
+
+def inspect_json(bundle: Bundle) -> dict[str, Any]:
+    """What ``f2i inspect --json`` prints."""
+    return {
+        "artifacts": [
+            {
+                "target": a.target,
+                "precision": a.precision,
+                "component": a.component,
+                "bytes": a.bytes,
+                **a.delegation.model_dump(mode="json"),
+                "ane": ane_findings(bundle, a),
+            }
+            for a in bundle.manifest.artifacts
+        ]
+    }
+
+
+def artifact_table(bundle: Bundle) -> Table:
+    """One row per artifact: what it weighs and how much of it is delegated."""
+    table = Table(title=f"{bundle.root}: {bundle.manifest.name}, tile {bundle.manifest.tile.size}")
+    for column in ("target", "precision", "component", "MB", "ops", "delegated", "partitions", "SQNR dB"):
+        table.add_column(column, justify="left" if column in {"target", "precision", "component"} else "right")
+    for a in bundle.manifest.artifacts:
+        d = a.delegation
+        sqnr = f"{a.parity.sqnr_db:.1f}" if a.parity and a.parity.sqnr_db is not None else "–"
+        partitions = "–" if d.partitions is None else str(d.partitions)
+        table.add_row(a.target, a.precision, a.component, f"{a.bytes / 1e6:.1f}", str(d.ops), share(d.delegated_share), partitions, sqnr)
+    return table
+
+
+def parity_table(bundle: Bundle, report: Report) -> Table:
+    """One row per target and precision: size, delegated share, latency and parity, as the report measured them."""
+    untrained = None if bundle.manifest.model.trained else "random weights: photos and the quality of int8 are measured, not judged"
+    table = Table(title="parity with the full-precision reference", caption=untrained)
+    columns = (
+        "target",
+        "precision",
+        "MB",
+        "delegated",
+        "latency ÷ torch",
+        *(f"{c} SQNR dB" for c in bundle.manifest.components),
+        "photo PSNR dB",
+        "gates",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column in {"target", "precision"} else "right")
+    for target, precision in dict.fromkeys((r["target"], r["precision"]) for r in report.components):
+        artifacts = [a for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision)]
+        shares = [a.delegation.delegated_share for a in artifacts if a.delegation.delegated_share is not None]
+        rows = {r["component"]: r for r in report.components if (r["target"], r["precision"]) == (target, precision)}
+        photos = [p for p in report.photos if (p["target"], p["precision"]) == (target, precision)]
+        own = [g for g in report.gates if g["name"].startswith(f"{target}/{precision} ")]
+        table.add_row(
+            target,
+            precision,
+            f"{sum(a.bytes for a in artifacts) / 1e6:.1f}",
+            share(min(shares) if shares else None),
+            figure(min((p["latency_ratio"] for p in photos), default=None), 2),
+            *(figure(rows[c]["sqnr_db"] if c in rows else None, 1) for c in bundle.manifest.components),
+            figure(min((p["psnr_db"] for p in photos if p["psnr_db"] is not None), default=None), 1),
+            f"{sum(g['passed'] for g in own)}/{len(own)}",
+        )
+    return table
+
+
+def doctor_table(data: dict[str, Any]) -> Table:
+    """What ``f2i doctor`` shows of :func:`f2i_bench.host.machine.examine`."""
+    table = Table(
+        title=f"{data['machine']}, Python {data['python']}, {data['cores']} cores, {data['free_gib']} of {data['memory_gib']} GiB free"
+    )
+    for column in ("target", "export", "run"):
+        table.add_column(column)
+    for name, install in data["install"].items():
+        cells = [("yes" if data[what][name] else f"pip install '{install[what]}'") for what in ("export", "run")]
+        table.add_row(name, cells[0], cells[1] + (f" ({data['coreml_engine']})" if name == "coreml" else ""))
+    return table
+
+
+def share(value: float | None) -> str:
+    """A share in percent; a dash where there is none."""
+    return "–" if value is None else f"{value:.2%}"
+
+
+def figure(value: float | None, digits: int) -> str:
+    """A number with so many digits; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def quantization_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What ``f2i quantize`` says of its record: of a quantization, or of a measurement alone."""
+    if "units" in record:
+        worst = sorted(record["units"], key=lambda u: -u["mse"])[:5]
+        yield f"all layers in int8: {figure(record['quantized_psnr_db'], 1)} dB PSNR of a tile's output to the float model's"
+        for u in worst:
+            yield f"{u['name']}: {figure(u['psnr_db'], 1)} dB alone, {u['macs_share']:.1%} of the multiply-adds"
+        return
+    for component, sqnr in record["simulated_sqnr_db"].items():
+        yield f"{component}: {figure(sqnr, 1)} dB SQNR in simulation"
+    if (psnr := record["simulated_psnr_db"]) is not None:
+        yield f"{figure(psnr, 2)} dB PSNR of a tile's output to the float model's, in simulation"
+    if mixed := record.get("mixed"):
+        yield (
+            f"{len(mixed['layers'])} layers with {mixed['macs_share']:.1%} of the multiply-adds stay in float: "
+            f"{figure(mixed['psnr_db'], 1)} dB PSNR of a tile's output, wanted {mixed['target_psnr_db']:g}"
+        )
+    if qat := record.get("qat"):
+        what = "" if qat["kept"] else "; that is no better, so the calibrated weights were kept"
+        yield f"{qat['steps']} steps of training: {figure(qat['psnr_db_before'], 2)} → {figure(qat['psnr_db_after'], 2)} dB PSNR of a tile's output{what}"
+    yield f"calibrated on {record['tiles']} tiles of {len(record['images'])} photos"

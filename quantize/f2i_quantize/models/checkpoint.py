@@ -1,0 +1,310 @@
+"""Checkpoints: a Diffusers-format folder with safetensors weights, read strictly and written atomically.
+
+    CHECKPOINT/
+      model_index.json                      class of each part, and the scalars of ModelConfig
+      unet/config.json                      + diffusion_pytorch_model.safetensors
+      feature_encoder/config.json           + model.safetensors
+      projector/config.json                 + model.safetensors
+      codec/config.json                     + diffusion_pytorch_model.safetensors (none for PixelCodec)
+
+No pickle is ever read. Weights may be stored in fp16, bf16 or fp32; they are computed with in fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from f2i_runtime.errors import CheckpointError, UsageError
+from f2i_runtime.files import atomic_directory
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from f2i_quantize.models import presets
+from f2i_quantize.models.config import PARTS, ModelConfig, PixelCodecConfig, ProjectorConfig
+from f2i_quantize.models.parts import PixelCodec, TokenProjector
+from f2i_quantize.models.whole_model import F2IModel
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+"""Trained models that ship with the package."""
+
+
+@dataclass(frozen=True)
+class PartClass:
+    """How one class of part is built from its ``config.json`` and where its weights lie."""
+
+    library: str
+    build: Callable[[dict[str, Any]], nn.Module]
+    config_of: Callable[[Any], dict[str, Any]]
+    weights: str | None
+    published: tuple[tuple[str, str], ...] = ()
+    """Parts of keys as (in files, in this version's module), where the library renamed them since; both are read, the first is written."""
+
+    def module_key(self, key: str) -> str:
+        """The module's name for a file's key."""
+        for old, new in self.published:
+            key = key.replace(old, new)
+        return key
+
+    def file_key(self, key: str) -> str:
+        """The file's name for a module's key."""
+        for old, new in self.published:
+            key = key.replace(new, old)
+        return key
+
+
+def _diffusers(cls: Any) -> PartClass:
+    return PartClass(
+        "diffusers", lambda c: cls.from_config(c), lambda m: dict(json.loads(m.to_json_string())), "diffusion_pytorch_model.safetensors"
+    )
+
+
+def _transformers(cls: Any, config: Any) -> PartClass:
+    return PartClass("transformers", lambda c: cls(config.from_dict(c)), lambda m: m.config.to_dict(), "model.safetensors", DINO_KEYS)
+
+
+DINO_KEYS = (
+    (".attention.attention.query.", ".attention.q_proj."),
+    (".attention.attention.key.", ".attention.k_proj."),
+    (".attention.attention.value.", ".attention.v_proj."),
+    (".attention.output.dense.", ".attention.o_proj."),
+)
+"""As Meta's DINOv2 checkpoints name them, and as transformers 5 has them in memory."""
+
+PART_CLASSES: dict[str, dict[str, PartClass]] = {
+    "unet": {"UNet2DConditionModel": _diffusers(UNet2DConditionModel)},
+    "feature_encoder": {
+        "Dinov2Model": _transformers(Dinov2Model, Dinov2Config),
+        "Dinov2WithRegistersModel": _transformers(Dinov2WithRegistersModel, Dinov2WithRegistersConfig),
+    },
+    "projector": {
+        "TokenProjector": PartClass(
+            "f2i", lambda c: TokenProjector(ProjectorConfig(**c)), lambda m: m.config.model_dump(), "model.safetensors"
+        )
+    },
+    "codec": {
+        "PixelCodec": PartClass("f2i", lambda c: PixelCodec(PixelCodecConfig(**c)), lambda m: m.config.model_dump(), None),
+        "AutoencoderKL": _diffusers(AutoencoderKL),
+        "AutoencoderTiny": _diffusers(AutoencoderTiny),
+    },
+}
+
+
+def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write ``model`` as a checkpoint folder, atomically: the folder is complete or absent. Raises UsageError when it exists already."""
+    if folder.exists():
+        raise UsageError(f"{folder}: it exists already; choose another folder or remove it")
+    index: dict[str, Any] = {"_class_name": "F2IPipeline", **model.config.model_dump(mode="json")}
+    with atomic_directory(folder) as staging:
+        for name, part in model.parts().items():
+            kind = PART_CLASSES[name][type(part).__name__]
+            index[name] = [kind.library, type(part).__name__]
+            (staging / name).mkdir()
+            (staging / name / "config.json").write_text(json.dumps(kind.config_of(part), indent=2, default=str) + "\n")
+            if kind.weights:
+                tensors = {
+                    kind.file_key(k): v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous()
+                    for k, v in part.state_dict().items()
+                }
+                save_file(_separate(tensors), staging / name / kind.weights, metadata={"format": "pt"})
+        (staging / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that share memory, copied: safetensors refuses them. The others are the model's own, so that nothing is held twice."""
+    seen: set[int] = set()
+    out = {}
+    for key, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        alone = place not in seen and tensor.untyped_storage().nbytes() == tensor.nbytes
+        out[key] = tensor if alone else tensor.clone()
+        seen.add(place)
+    return out
+
+
+def load(source: str | Path, only: Collection[str] = PARTS) -> F2IModel:
+    """Load a checkpoint folder, the bundled model of that name, or a preset with random weights (``tiny``, ``mobile``, ``paper``).
+
+    Weights stored as float32 stay in the file, mapped into memory. ``only``: the parts whose weights are wanted; the others come without (on the meta
+    device). Raises CheckpointError with one line that names the file, and for weights the key, the shape got and the shape expected.
+    """
+    folder = Path(source)
+    if not folder.exists():
+        if (BUNDLED / str(source)).is_dir():
+            folder = BUNDLED / str(source)
+        elif str(source) in presets.PRESETS:
+            return presets.build(str(source), weights=bool(only))
+        else:
+            known = sorted({*presets.PRESETS, *(p.name for p in BUNDLED.glob("*") if p.is_dir())})
+            raise CheckpointError(f"{source}: no such checkpoint folder, and not one of the models {', '.join(known)}")
+    index = _read_json(folder / "model_index.json")
+    scalars = {k: v for k, v in index.items() if k not in PARTS and not k.startswith("_")}
+    try:
+        config = ModelConfig(**scalars)
+    except ValidationError as e:
+        raise CheckpointError(f"{folder / 'model_index.json'}: {_first_line(e)}") from e
+    parts = {name: _load_part(folder, name, index, name in only) for name in PARTS}
+    model = F2IModel(config, parts["unet"], parts["feature_encoder"], parts["projector"], parts["codec"])
+    _check_fit(folder, model)
+    return model
+
+
+def is_preset(source: str | Path) -> bool:
+    """Whether the source is the name of a preset, whose random weights no file holds."""
+    return not (Path(source).exists() or (BUNDLED / str(source)).is_dir())
+
+
+def checkpoint_sha256(source: str | Path) -> str:
+    """Hash of what :func:`load` would read: every file's name and content, in order; for a random preset, its table and seed."""
+    folder = Path(source)
+    if not folder.exists() and (BUNDLED / str(source)).is_dir():
+        folder = BUNDLED / str(source)
+    digest = hashlib.sha256()
+    if not folder.exists():
+        digest.update(f"preset {source} seed 0 {presets.PRESETS[str(source)]!r}".encode())
+        return digest.hexdigest()
+    for path in [folder / "model_index.json", *(p for part in PARTS for p in sorted((folder / part).glob("*")))]:
+        if path.suffix in {".json", ".safetensors"}:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(file))
+    return digest.hexdigest()
+
+
+def _digest(file: Any) -> bytes:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.digest()
+
+
+def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool) -> Any:
+    entry = index.get(name)
+    if not (isinstance(entry, list) and len(entry) == 2):
+        raise CheckpointError(
+            f"{folder / 'model_index.json'}: key {name!r} is {entry!r}, expected [library, class], as Diffusers writes it"
+        )
+    kind = PART_CLASSES[name].get(entry[1])
+    if kind is None:
+        raise CheckpointError(
+            f"{folder / 'model_index.json'}: {name} is of class {entry[1]!r}, expected one of {', '.join(PART_CLASSES[name])}"
+        )
+    config_path = folder / name / "config.json"
+    config = _read_json(config_path)
+    try:
+        with torch.device("meta" if kind.weights else "cpu"):
+            part = kind.build(config)
+    except (TypeError, ValueError, KeyError, AttributeError, ValidationError, RuntimeError) as e:
+        raise CheckpointError(f"{config_path}: {entry[1]} cannot be built from it: {_first_line(e)}") from e
+    if kind.weights and weights:
+        part = _load_weights(part, kind, config, folder / name)
+    return part.eval().requires_grad_(False)
+
+
+def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], folder: Path) -> nn.Module:
+    """Weights into a module built on the meta device; only tensors that no file holds (buffers computed by the constructor) are built again."""
+    path = folder / str(kind.weights)
+    if not path.is_file():
+        others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.ckpt"))
+        why = f"; found {', '.join(others)}, but pickled weights are never read: convert them to safetensors" if others else ""
+        raise CheckpointError(f"{path}: missing{why}")
+    expected = {k: tuple(v.shape) for k, v in part.state_dict().items()}
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = dict(entry for k in file.keys() for entry in _entries(kind, k))  # noqa: SIM118 - a file is not a dictionary
+            for key in sorted(expected.keys() - keys.keys()):
+                raise CheckpointError(f"{path}: key {key!r} is missing, expected shape {expected[key]}")
+            for key in sorted(keys.keys() - expected.keys()):
+                raise CheckpointError(
+                    f"{path}: key {keys[key][0]!r} of shape {tuple(file.get_slice(keys[key][0]).get_shape())} is not part of the model its config.json describes"
+                )
+            for key, (stored, half) in sorted(keys.items()):
+                got = tuple(file.get_slice(stored).get_shape())
+                if half is not None:
+                    got = (got[0] // 2, *got[1:])
+                if got != expected[key]:
+                    raise CheckpointError(f"{path}: key {key!r} has shape {got}, expected {expected[key]}")
+                tensor = file.get_tensor(stored) if half is None else file.get_tensor(stored).chunk(2)[half].contiguous()
+                tensors[key] = tensor.float() if tensor.is_floating_point() else tensor
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {_first_line(e)}") from e
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: key {key!r} holds NaN or infinite weights")
+    part.load_state_dict(tensors, assign=True)
+    if any(b.is_meta for b in part.buffers()):
+        fresh = kind.build(config)
+        fresh.load_state_dict(tensors)
+        return fresh
+    return part
+
+
+def _entries(kind: PartClass, stored: str) -> list[tuple[str, tuple[str, int | None]]]:
+    """(module's key, (file's key, which half of its tensor)). DINOv2's SwiGLU is published with gate and value in one projection."""
+    key = kind.module_key(stored)
+    if kind.published and ".mlp.weights_in." in key:
+        return [(key.replace("weights_in", name), (stored, half)) for half, name in enumerate(("gate_proj", "up_proj"))]
+    return [(key.replace(".mlp.weights_out.", ".mlp.down_proj.") if kind.published else key, (stored, None))]
+
+
+def _check_fit(folder: Path, model: F2IModel) -> None:
+    """The parts must fit one another: channels, context width, token width."""
+    width = model.feature_encoder.config.hidden_size
+    if model.projector.config.in_features != width:
+        raise CheckpointError(
+            f"{folder / 'projector/config.json'}: in_features is {model.projector.config.in_features}, expected the encoder's hidden size {width}"
+        )
+    context = model.unet.config.cross_attention_dim
+    if model.projector.config.context_features != context:
+        raise CheckpointError(
+            f"{folder / 'projector/config.json'}: context_features is {model.projector.config.context_features}, expected the UNet's cross_attention_dim {context}"
+        )
+    if isinstance(model.codec, PixelCodec):
+        factor = model.codec.config.factor
+        latent_in, latent_out = 3 * factor**2, 3 * (2 * factor) ** 2
+    else:
+        latent_in = latent_out = model.codec.config.latent_channels
+    latent_in *= 1 + model.config.concat_lr
+    if (model.unet.config.in_channels, model.unet.config.out_channels) != (latent_in, latent_out):
+        raise CheckpointError(
+            f"{folder / 'unet/config.json'}: in_channels, out_channels are {model.unet.config.in_channels}, {model.unet.config.out_channels}, "
+            f"expected {latent_in}, {latent_out} for this codec{' with concat_lr' if model.config.concat_lr else ''}"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise CheckpointError(
+            f"{path}: missing; a checkpoint is a Diffusers-format folder with model_index.json, {', '.join(PARTS)}"
+        ) from e
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: not readable as JSON: {_first_line(e)}") from e
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'configuration'}: {first['msg']}"
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def copy_checkpoint(source: Path, destination: Path) -> None:
+    """Copy a checkpoint folder atomically."""
+    with atomic_directory(destination) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)

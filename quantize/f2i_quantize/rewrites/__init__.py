@@ -1,0 +1,1 @@
+"""Exact rewrites of the model for phones, and the capture of programs."""

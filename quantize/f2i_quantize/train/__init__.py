@@ -1,0 +1,1 @@
+"""Training: photos, losses, distillation, resumable state."""

@@ -1,0 +1,149 @@
+"""How good a model is, in torch: pairs of photos, tiled as the runtime tiles them, beside bicubic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from f2i_runtime.errors import UsageError
+from f2i_runtime.metrics.fidelity import psnr_db, psnr_y, ssim_y, to_uint8
+from f2i_runtime.metrics.perceptual import gmsd, haarpsi, ms_ssim
+from f2i_runtime.photo.resample import resize
+from f2i_runtime.tiling.blend import plan_tiles, upscale_array
+from numpy.typing import NDArray
+
+from f2i_quantize.models.differentiable import Pipeline
+from f2i_quantize.models.whole_model import F2IModel
+from f2i_quantize.train.crops import SCALE, SUFFIXES, Photo, decode, halve
+
+Pixels = NDArray[np.uint8]
+Upscale = Callable[[Pixels], Pixels]
+"""uint8 (h, w, 3) → uint8 (2h, 2w, 3)."""
+
+OVERLAP = 32
+"""Of neighbouring tiles, low-resolution pixels; a quarter of the tile where that is less."""
+_MS_SSIM_SIDE = 176
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one photo, or means over several. ``ms_ssim`` is None where a photo is too small for it."""
+
+    psnr_y: float
+    ssim_y: float
+    ms_ssim: float | None
+    gmsd: float
+    haarpsi: float
+    lr_psnr: float
+    """Downscaled output against the input, dB over RGB: what the model contradicts of what it was given."""
+
+
+def bicubic(lr: Pixels) -> Pixels:
+    """MATLAB ``imresize(lr, 2)``."""
+    result: Pixels = resize(lr, lr.shape[0] * SCALE, lr.shape[1] * SCALE)
+    return result
+
+
+def upscaler(model: F2IModel, tile: int | None, *, overlap: int | None = None, device: torch.device | str = "cpu") -> Upscale:
+    """A function that enlarges a photo with ``model``.
+
+    With ``tile`` the photo is cut, reflected beyond its edges and blended exactly as the runtime does; with None the whole photo,
+    reflected to a square the model accepts, is one tile.
+    """
+    made: dict[int, Pipeline] = {}
+
+    def pipeline(side: int) -> Pipeline:
+        if side not in made:
+            made[side] = Pipeline(model, side).to(device).eval()
+        return made[side]
+
+    def upscale(lr: Pixels) -> Pixels:
+        multiple = model.tile_multiple()
+        side = tile or -(-max(lr.shape[:2]) // multiple) * multiple
+        run = pipeline(side)
+
+        @torch.no_grad()
+        def one(pixels: NDArray[np.float32], _position: tuple[int, int]) -> NDArray[np.float32]:
+            result: NDArray[np.float32] = run(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).float().cpu().numpy()
+            return result
+
+        shared = min(OVERLAP, side // 4) if overlap is None else overlap
+        plan = plan_tiles(*lr.shape[:2], tile=side, overlap=shared if tile else 0)
+        return to_uint8(upscale_array((lr / 255.0).astype(np.float32), plan, one))
+
+    return upscale
+
+
+def score_photo(hr: Pixels, lr: Pixels, sr: Pixels) -> Scores:
+    """All figures of one enlarged photo against its truth. Both (2h, 2w, 3); PSNR-Y and SSIM-Y with a border of 2 cropped."""
+    truth, output = hr / 255.0, sr / 255.0
+    return Scores(
+        psnr_y(hr, sr, SCALE),
+        ssim_y(hr, sr, SCALE),
+        ms_ssim(truth, output) if min(hr.shape[:2]) >= _MS_SSIM_SIDE else None,
+        gmsd(truth, output),
+        haarpsi(truth, output),
+        psnr_db(lr / 255.0, halve(sr) / 255.0),
+    )
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Mean of every figure over photos, those without MS-SSIM left out of its mean."""
+    multi = [s.ms_ssim for s in scores if s.ms_ssim is not None]
+    means = [float(np.mean([getattr(s, name) for s in scores])) for name in ("psnr_y", "ssim_y", "gmsd", "haarpsi", "lr_psnr")]
+    return Scores(means[0], means[1], float(np.mean(multi)) if multi else None, means[2], means[3], means[4])
+
+
+def score_photos(model: F2IModel, photos: Iterable[Photo], *, tile: int, device: torch.device | str = "cpu", window: int = 256) -> float:
+    """Mean PSNR-Y in dB over the middle ``window`` low-resolution pixels per side of each photo, which chooses the best checkpoint.
+
+    Leaves the model's parts in training mode where they were.
+    """
+    parts = model.parts().values()
+    training = [part.training for part in parts]
+    for part in parts:
+        part.eval()
+    upscale = upscaler(model, tile, device=device)
+    scores = []
+    for photo in photos:
+        height, width = (min(side, window) for side in photo.lr.shape[:2])
+        top, left = ((side - kept) // 2 for side, kept in zip(photo.lr.shape[:2], (height, width), strict=True))
+        lr = photo.lr[top : top + height, left : left + width]
+        hr = photo.hr[SCALE * top : SCALE * (top + height), SCALE * left : SCALE * (left + width)]
+        scores.append(psnr_y(hr, upscale(lr), SCALE))
+    for part, mode in zip(parts, training, strict=True):
+        part.train(mode)
+    return float(np.mean(scores))
+
+
+def read_pairs(folder: Path) -> list[tuple[str, Pixels, Pixels]]:
+    """(name, hr, lr) of a benchmark set: ``HR/`` and, where there is one, ``LR/`` with the same names; else LR is made by MATLAB bicubic.
+
+    HR is cut to twice LR's size. Raises UsageError when a set is empty or LR and HR do not fit.
+    """
+    high = folder / "HR" if (folder / "HR").is_dir() else folder
+    pairs = []
+    for path in sorted(p for p in high.glob("*") if p.suffix.lower() in SUFFIXES):
+        hr = decode(path)
+        given = folder / "LR" / path.name
+        lr = decode(given, 1) if given.is_file() else halve(hr)
+        height, width = (SCALE * side for side in lr.shape[:2])
+        if hr.shape[0] < height or hr.shape[1] < width:
+            raise UsageError(f"{given}: {lr.shape[1]} x {lr.shape[0]} px, expected half of HR's {hr.shape[1]} x {hr.shape[0]}")
+        pairs.append((path.name, hr[:height, :width], lr))
+    if not pairs:
+        raise UsageError(f"{folder}: no photos in it; expected {', '.join(sorted(SUFFIXES))} in HR/ or directly in the folder")
+    return pairs
+
+
+def evaluate(folder: Path, upscale: Upscale, progress: Callable[[str, Scores], None] | None = None) -> Scores:
+    """Mean figures of ``upscale`` over a benchmark set (see :func:`read_pairs`)."""
+    scores = []
+    for name, hr, lr in read_pairs(folder):
+        scores.append(score_photo(hr, lr, upscale(lr)))
+        if progress:
+            progress(name, scores[-1])
+    return mean_scores(scores)

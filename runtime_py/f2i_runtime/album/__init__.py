@@ -1,0 +1,1 @@
+"""Many photos in one command, each upscaled once."""

@@ -1,0 +1,1 @@
+"""A bundle: its manifest as records, and its files on disk."""

@@ -1,0 +1,114 @@
+"""A bundle on disk: open it, find its files, check their hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from f2i_runtime.bundle.manifest import Artifact, FileRecord, Manifest, parse_manifest
+from f2i_runtime.errors import BundleError
+from f2i_runtime.files import sha256_file
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder with a checked manifest. Files are looked up through the manifest only."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, relative: str) -> Path:
+        """Absolute path of a file or package of the bundle. Raises BundleError when a link leads out of the bundle."""
+        path = (self.root / relative).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise BundleError(f"{self.root / relative}: it leads outside the bundle; bundles hold no links to other places")
+        return path
+
+    def artifact_path(self, artifact: Artifact) -> Path:
+        """Path of an artifact, with every one of its files present, of the recorded size and hash."""
+        for record in artifact.files:
+            self.check(record)
+        return self.path(artifact.path)
+
+    def check(self, record: FileRecord) -> Path:
+        """Path of a file whose size and SHA-256 are as recorded. Raises BundleError."""
+        path = self.path(record.path)
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; the manifest lists it. Copy the bundle again or export it again")
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise BundleError(
+                f"{path}: {size} bytes, expected {record.bytes}; the file was cut or changed. Copy the bundle again or export it again"
+            )
+        digest = sha256_file(path)
+        if digest != record.sha256:
+            raise BundleError(
+                f"{path}: SHA-256 is {digest[:12]}…, expected {record.sha256[:12]}…; the file was changed. Copy the bundle again or export it again"
+            )
+        return path
+
+    def constant(self, name: str) -> np.ndarray:
+        """A constant tensor of the dataflow, float32."""
+        return load_array(self.check(self.manifest.constants[name]))
+
+
+def open_bundle(root: Path) -> Bundle:
+    """Read a bundle's manifest. Raises BundleError when there is none or it is not valid."""
+    path = root / MANIFEST
+    if not root.exists():
+        raise BundleError(f"{root}: no such folder; make a bundle with: f2i export CKPT --out {root}")
+    if not path.is_file():
+        raise BundleError(f"{root}: it holds no {MANIFEST}, so it is not a bundle; make one with: f2i export CKPT --out BUNDLE")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BundleError(f"{path}: not readable as UTF-8 text: {e}") from e
+    return Bundle(root, parse_manifest(text, str(path)))
+
+
+def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -> int:
+    """Check the size and hash of every file, and that the folder holds no other. Returns the number of bytes read; needs no engine."""
+    records = bundle.manifest.files()
+    total = 0
+    for done, record in enumerate(records):
+        bundle.check(record)
+        total += record.bytes
+        if progress:
+            progress(done + 1, len(records))
+    known = {record.path for record in records} | {MANIFEST}
+    for path in sorted(bundle.root.rglob("*")):
+        relative = path.relative_to(bundle.root).as_posix()
+        if (path.is_file() or path.is_symlink()) and relative not in known:
+            raise BundleError(f"{path}: the manifest does not list it; remove it or export the bundle again")
+    return total
+
+
+def load_array(path: Path) -> np.ndarray:
+    """A float32 .npy file; pickled content is refused. Raises BundleError."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        raise BundleError(f"{path}: not a readable .npy file: {e}") from e
+    if array.dtype != np.float32:
+        raise BundleError(f"{path}: dtype {array.dtype}, expected float32")
+    return array
+
+
+def file_record(root: Path, path: Path) -> FileRecord:
+    """Record of a file that lies under ``root``."""
+    return FileRecord(path=path.relative_to(root).as_posix(), bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def tree_records(root: Path, path: Path) -> tuple[FileRecord, ...]:
+    """Records of a file, or of every file of a folder in order."""
+    if path.is_file():
+        return (file_record(root, path),)
+    return tuple(file_record(root, p) for p in sorted(path.rglob("*")) if p.is_file())

@@ -1,0 +1,15 @@
+"""Starting our own modules as child processes."""
+
+from __future__ import annotations
+
+import sys
+
+_LAUNCH = "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+
+
+def python_child(module: str) -> list[str]:
+    """Returns the command that runs ``module`` as ``python -m`` would, but never finds a module in the working folder.
+
+    ``-m`` looks there first, where a user's ``torch.py`` or ``benchmarks/`` would be imported instead of ours.
+    """
+    return [sys.executable, "-c", _LAUNCH, module]

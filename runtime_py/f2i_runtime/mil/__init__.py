@@ -1,0 +1,38 @@
+"""Runs the Core ML ML Program saved in an ``.mlpackage`` on any system, with torch's CPU kernels as arithmetic.
+
+    from f2i_runtime.mil import load
+    outputs = load("unet.mlpackage")(latent=..., context=...)      # numpy in, numpy out
+
+It proves the graph, the weights, their compression and the declared precision of what was saved. It cannot prove what Apple's own kernels
+do with it: the Neural Engine's accumulation, fused attention, placement, compile failures and latency.
+
+| module | what it holds |
+|---|---|
+| ``package``, ``blob``, ``program`` | reading: manifest, protobuf, weight file, operations, and everything that can be wrong with them |
+| ``evaluate``, ``constexpr``, ``ops_*``, ``optable`` | running |
+| ``predict`` | gives coremltools' own ``MLModel.predict`` to systems that lack Core ML |
+| ``locate``, ``weights``, ``audit``, ``ane_lint`` | judging: first operation out of band, changed weights or attributes, what leaves the Neural Engine |
+| ``conformance*``, ``mutate`` | coremltools' own operation tests, run against this evaluator, and against one that is wrong by 1 % |
+
+Importing this package imports neither torch nor coremltools.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from f2i_runtime.mil.execute.evaluator import Evaluator
+
+__all__ = ["load"]
+
+
+def load(path: str | Path, function: str | None = None, mode: str = "declared") -> Evaluator:
+    """Opens the package at ``path`` and decompresses its weights; see :class:`f2i_runtime.mil.execute.evaluator.Evaluator`.
+
+    Raises :class:`f2i_runtime.errors.MilError` for a malformed package or an unknown operation, attribute, function or mode.
+    """
+    from f2i_runtime.mil.execute.evaluator import Evaluator
+
+    return Evaluator(Path(path), function=function, mode=mode)

@@ -1,0 +1,1 @@
+"""coremltools' own operation tests, run against this evaluator."""

@@ -1,0 +1,1 @@
+"""Running a program that was read: constants, plan, evaluator."""

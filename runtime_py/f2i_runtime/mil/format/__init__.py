@@ -1,0 +1,1 @@
+"""Reading an ``.mlpackage``: folder, protobuf program, weight file, types, compressed constants."""

@@ -1,0 +1,1 @@
+"""The operations of the MIL, by subject, and the table of them."""

@@ -1,0 +1,1 @@
+"""Photos: reading, writing, colour, resampling, and the sample photos."""

@@ -1,0 +1,189 @@
+"""A bundle's dataflow on one engine: a low-resolution tile in, a super-resolved tile out; and whole photos, tile by tile."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from f2i_runtime.bundle.manifest import ColorFix, OverlapRecord
+from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.engines.session import Session, open_session
+from f2i_runtime.errors import BundleError, ToolchainError
+from f2i_runtime.memory import give_back
+from f2i_runtime.photo.color import ColorSums
+from f2i_runtime.photo.reader import PhotoReader
+from f2i_runtime.photo.writer import PhotoWriter
+from f2i_runtime.tiling.blend import ReadRows, TilePlan, plan_tiles, upscale_blocks
+
+REFERENCE = ("torch", "fp32")
+"""The engine and precision of the full-precision reference."""
+
+
+@dataclass
+class Pipeline:
+    """Loaded sessions of every component. A context manager."""
+
+    bundle: Bundle
+    target: str
+    precision: str
+    sessions: dict[str, Session]
+    constants: dict[str, np.ndarray]
+    seconds: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> str:
+        """What computes, for people and reports."""
+        return next(iter(self.sessions.values())).engine
+
+    def tile(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """lr float32 (1, 3, t, t) in [0, 1] → sr float32 (1, 3, 2t, 2t). ``position`` (y, x): where the tile lies, for models that take noise."""
+        return self.tensors(lr, position)["sr"]
+
+    def tensors(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> dict[str, np.ndarray]:
+        """All named tensors of one tile, the inputs among them."""
+        manifest = self.bundle.manifest
+        tensors = {"lr": lr, **self.constants}
+        if manifest.noise:
+            tensors["noise"] = self._noise(position)
+        for call in manifest.dataflow:
+            inputs = {argument: tensors[tensor] for argument, tensor in call.inputs.items()}
+            tensors[call.result] = self.run(call.component, inputs)
+        return tensors
+
+    def run(self, component: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """One component, timed, with its output's shape checked."""
+        began = time.perf_counter()
+        output = self.sessions[component].run(inputs)
+        self.seconds[component] = self.seconds.get(component, 0.0) + time.perf_counter() - began
+        self.calls[component] = self.calls.get(component, 0) + 1
+        expected = self.bundle.manifest.components[component].output_spec.shape
+        if output.shape != expected:
+            reason = f"it gave shape {output.shape}, the manifest says {expected}"
+            raise ToolchainError(component=component, target=self.target, stage="run", reason=reason)
+        return output
+
+    def _noise(self, position: tuple[int, int]) -> np.ndarray:
+        shape = next(c.inputs["latent"].shape for c in self.bundle.manifest.components.values() if "lr_latent" in c.inputs)
+        return np.random.default_rng([0, *position]).standard_normal(shape, dtype=np.float32)
+
+    def close(self) -> None:
+        """Free all sessions."""
+        for session in self.sessions.values():
+            session.close()
+        give_back()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0) -> Pipeline:
+    """Load every component of a (target, precision), of the full-precision reference with ``("torch", "fp32")``, or with another precision of
+    ``torch`` the QDQ programs that its artifacts were lowered from.
+
+    Files are checked against the manifest's hashes first. Raises BundleError, MissingPackageError, ToolchainError.
+    """
+    manifest = bundle.manifest
+    sessions: dict[str, Session] = {}
+    for name in dict.fromkeys(call.component for call in manifest.dataflow):
+        component = manifest.components[name]
+        path = _program(bundle, name, precision) if target == "torch" else bundle.artifact_path(manifest.artifact(name, target, precision))
+        shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
+        sessions[name] = open_session(target, path, component=name, inputs=shapes, threads=threads)
+    constants = {name: bundle.constant(name) for name in manifest.constants}
+    return Pipeline(bundle, target, precision, sessions, constants)
+
+
+def _program(bundle: Bundle, name: str, precision: str) -> Path:
+    component = bundle.manifest.components[name]
+    record = component.reference if precision == REFERENCE[1] else component.simulated.get(precision)  # type: ignore[call-overload]
+    if record is None:
+        raise BundleError(f"{bundle.root}: it holds no QDQ program of {name} in {precision}; export it again with --precision {precision}")
+    return bundle.check(record)
+
+
+def choose_variant(bundle: Bundle, target: str | None, precision: str | None) -> tuple[str, str]:
+    """The first (target, precision) of the bundle that matches what was asked for. Raises BundleError listing what there is."""
+    variants = bundle.manifest.variants()
+    for have in variants:
+        if target in (None, have[0]) and precision in (None, have[1]):
+            return have
+    listed = ", ".join(f"{t}/{p}" for t, p in variants) or "nothing complete"
+    raise BundleError(f"{bundle.root}: no {target or 'any target'}/{precision or 'any precision'} in it; it holds {listed}")
+
+
+def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = None) -> TilePlan:
+    """Tiles over a photo as the manifest asks, or with another overlap. Raises UsageError."""
+    tile = bundle.manifest.tile
+    return plan_tiles(
+        height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window
+    )
+
+
+@dataclass(frozen=True)
+class PhotoOptions:
+    """How photos are upscaled and written. None takes the photo's own bit depth, the bundle's overlap and colour fix.
+
+    ``overlap`` ``auto`` is measured anew for every photo: for several, make it a number first with :func:`measured_overlap`.
+    """
+
+    quality: int = 95
+    bit_depth: int | None = None
+    overlap: int | Literal["auto"] | None = None
+    color_fix: ColorFix | None = None
+
+
+def measured_overlap(pipeline: Pipeline) -> OverlapRecord:
+    """The bundle's measured overlap, or one measured now on the sample photos with this engine. Raises UsageError, ToolchainError."""
+    from f2i_runtime.tiling.overlap import choose_overlap
+
+    manifest = pipeline.bundle.manifest
+    return manifest.tile.measured or choose_overlap(pipeline.tile, manifest.tile, manifest.gates)
+
+
+def upscale_photo(
+    pipeline: Pipeline,
+    source: Path,
+    destination: Path,
+    options: PhotoOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Upscale one photo to ``destination``, in memory that depends on the photo's width only. Returns warnings for the user.
+
+    The output appears complete or not at all. Raises PhotoError, UsageError, ToolchainError.
+    """
+    options = options or PhotoOptions()
+    manifest = pipeline.bundle.manifest
+    fix = options.color_fix or manifest.color_fix
+    with PhotoReader(source) as reader:
+        scale = manifest.tile.scale
+        overlap = measured_overlap(pipeline).overlap if options.overlap == "auto" else options.overlap
+        plan = photo_plan(pipeline.bundle, reader.height, reader.width, overlap)
+        width, height = reader.width * scale, reader.height * scale
+        read_rows: ReadRows = reader.samples
+        colors = None
+        if fix == "adain":
+            colors = ColorSums(reader.decode, grey=reader.is_grey)
+            read_rows = colors.reading(reader.samples)
+        with PhotoWriter(
+            destination, width, height, like=reader, quality=options.quality, bit_depth=options.bit_depth, recolor=colors is not None
+        ) as writer:
+            # One tile at a time, in a thread of its own: the next rows are read and the last tile is blended and written meanwhile.
+            tiles = upscale_blocks(read_rows, plan, pipeline.tile, decode=reader.decode, progress=progress, threads=1)
+            with contextlib.closing(tiles) as blocks:
+                for y, x, block in blocks:
+                    writer.write_block(y, x, block)
+                    if colors is not None:
+                        colors.wrote(block)
+            if colors is not None:
+                writer.recolor(*colors.affine())
+        return [*reader.warnings, *writer.warnings]

@@ -1,0 +1,1 @@
+"""Cutting a photo into tiles, blending them again, and judging the seams."""

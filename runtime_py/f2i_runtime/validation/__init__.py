@@ -1,0 +1,1 @@
+"""A bundle compared with its full-precision reference."""
