@@ -1,6 +1,7 @@
 """The house rules that can be checked: dependencies point one way, and light imports stay light."""
 
 import ast
+import collections
 import subprocess
 import sys
 
@@ -33,6 +34,49 @@ def imported(path):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.split(".")[0]
+
+
+def our_modules():
+    """Dotted names of all modules in the five packages, each with its file."""
+    modules = {}
+    for package, folder in HOUSE.items():
+        for path in sorted((ROOT / folder / package).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+def our_imports(path, modules):
+    """Modules of ours that a file imports anywhere in it, inside functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.relative_to(ROOT)} has a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                if inner in modules or node.module in modules:
+                    yield inner if inner in modules else node.module
+
+
+def test_no_two_modules_share_a_name():
+    names = collections.defaultdict(list)
+    for path in our_modules().values():
+        if path.name not in ("__init__.py", "__main__.py"):
+            names[path.name].append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in names.items() if len(paths) > 1} == {}
+
+
+def test_no_import_cycles():
+    """Imports inside functions count too: a lazy import is there to save time, not to hide that two modules need each other."""
+    modules = our_modules()
+    left = {name: set(our_imports(path, modules)) - {name} for name, path in modules.items()}
+    while leaves := {name for name, needs in left.items() if not needs}:
+        left = {name: needs - leaves for name, needs in left.items() if name not in leaves}
+    # What only leads to a cycle is not in one.
+    while roots := set(left) - set().union(*left.values()):
+        left = {name: needs for name, needs in left.items() if name not in roots}
+    assert left == {}
 
 
 @pytest.mark.parametrize("package", ORDER)

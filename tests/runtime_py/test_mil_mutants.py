@@ -7,9 +7,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("coremltools")
 
 from f2i_runtime.mil.conformance.coremltools_plugin import needed_tolerance  # noqa: E402
-from f2i_runtime.mil.conformance.harness import judged, read_lines, score, within  # noqa: E402
 from f2i_runtime.mil.conformance.mutants import _assign, operations  # noqa: E402
 from f2i_runtime.mil.conformance.mutate import mutated  # noqa: E402
+from f2i_runtime.mil.conformance.outcomes import judged, read_lines, score, within  # noqa: E402
 from mil_programs import evaluated, inferred  # noqa: E402
 
 RANDOM = np.random.default_rng(0)

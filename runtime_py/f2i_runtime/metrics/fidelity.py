@@ -14,19 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from f2i_runtime.errors import UsageError
+from f2i_runtime.metrics.pair_shapes import same_shape
+from f2i_runtime.metrics.perceptual import ssim_plane
 
 Array = NDArray[Any]
 
 # BT.601 studio-range luma of RGB in [0, 1], in code values 16..235, as MATLAB rgb2ycbcr.
 _LUMA_601 = np.array([65.481, 128.553, 24.966])
-
-
-def same_shape(reference: Array, test: Array) -> None:
-    """Raise ``UsageError`` unless both arrays have one shape with at least one element."""
-    if reference.shape != test.shape:
-        raise UsageError(f"cannot compare arrays of shapes {reference.shape} and {test.shape}; expected the same shape")
-    if reference.size == 0:
-        raise UsageError(f"cannot compare arrays of shape {reference.shape}; expected at least one element")
 
 
 def _ratio_db(signal: float, noise: float) -> float:
@@ -186,8 +180,6 @@ def psnr_y(hr: Array, sr: Array, border: int) -> float:
 
 def ssim_y(hr: Array, sr: Array, border: int) -> float:
     """SSIM on Y, prepared as ``psnr_y``; 11 x 11 Gaussian of sigma 1.5, the windows wholly inside the image, as Wang's ``ssim.m``."""
-    from f2i_runtime.metrics.perceptual import ssim_plane
-
     same_shape(hr, sr)
     if np.isnan(hr).any() or np.isnan(sr).any():
         return math.nan
@@ -196,8 +188,6 @@ def ssim_y(hr: Array, sr: Array, border: int) -> float:
 
 def ssim(reference: Array, test: Array, data_range: float = 1.0) -> float:
     """Mean SSIM over windows and channels (Wang et al., 2004); images (H, W, 3) or (H, W), at least 11 px each way."""
-    from f2i_runtime.metrics.perceptual import ssim_plane
-
     same_shape(reference, test)
     if reference.ndim == 2:
         return ssim_plane(reference, test, data_range)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from f2i_runtime.errors import UsageError
-from f2i_runtime.metrics.fidelity import same_shape
+from f2i_runtime.metrics.pair_shapes import same_shape
 
 Array = NDArray[Any]
 Plane = NDArray[np.float64]

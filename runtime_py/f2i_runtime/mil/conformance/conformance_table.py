@@ -6,7 +6,7 @@ import collections
 import importlib.metadata
 import re
 
-from f2i_runtime.mil.conformance.harness import TIGHT, Line, broad_score, claimed_score, judged, score
+from f2i_runtime.mil.conformance.outcomes import TIGHT, Line, broad_score, claimed_score, judged, score
 
 # Why a test fails, by a pattern of its name and reason; the first that matches is printed.
 CAUSES: tuple[tuple[str, str], ...] = (

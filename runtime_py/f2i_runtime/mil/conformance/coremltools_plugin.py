@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from f2i_runtime.mil.conformance.harness import OUT_OF_TIME
 from f2i_runtime.mil.conformance.mutate import mutated
+from f2i_runtime.mil.conformance.outcomes import OUT_OF_TIME
 from f2i_runtime.mil.ops import optable
 from f2i_runtime.mil.predict import Proxy, install
 

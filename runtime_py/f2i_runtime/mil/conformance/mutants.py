@@ -1,6 +1,6 @@
 """The mutation part of the conformance run: every operation made wrong in turn, judged by the tests that hold it.
 
-A test is a control before it is a judge: unmutated it must have held :data:`f2i_runtime.mil.conformance.harness.TIGHT`. A mutation is caught when the
+A test is a control before it is a judge: unmutated it must have held :data:`f2i_runtime.mil.conformance.outcomes.TIGHT`. A mutation is caught when the
 test then fails or exceeds that.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from f2i_runtime.mil.conformance.harness import TIGHT, Line, coremltools_folder, judged, run_tests, within
+from f2i_runtime.mil.conformance.coremltools_tests import coremltools_folder, run_tests
+from f2i_runtime.mil.conformance.outcomes import TIGHT, Line, judged, within
 from f2i_runtime.mil.format import constexpr
 from f2i_runtime.mil.ops import optable
 
