@@ -1,11 +1,11 @@
-# Everything a newcomer needs: `make demo`, `make test`. Each sets up by itself; the environment is remade only when pyproject.toml changes.
+# Everything a newcomer needs: `make demo` (or `make first-look`), `make test`. Each sets up by itself; the environment is remade only when pyproject.toml changes.
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench-mil bench-peers bench-scale fuzz setup demo test test-slow check format mil-conformance clean
+.PHONY: bench-mil bench-peers bench-scale docs first-look fuzz setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
@@ -17,6 +17,10 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/f2i demo --out demo-out
+
+# The demo for one target, in one precision.
+first-look: $(READY)
+	$(BIN)/f2i demo --target tflite --precision fp16 --out first-look
 
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not slow'
@@ -32,6 +36,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site, into site/: a broken link is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 mil-conformance: $(READY)
 	$(BIN)/python -m f2i_runtime.mil.conformance.harness --sample 2 --minutes 25 --keep demo-out/conformance
@@ -54,4 +62,4 @@ bench-scale: $(READY)
 	$(BIN)/python -m f2i_bench.suites.scale demo-out/bundle --target tflite --precision w8a8 --sizes $(SIZES)
 
 clean:
-	rm -rf $(VENV) demo-out build dist
+	rm -rf $(VENV) demo-out first-look build dist site
