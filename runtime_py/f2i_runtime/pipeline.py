@@ -14,12 +14,13 @@ import numpy as np
 from f2i_runtime.bundle.manifest import ColorFix, OverlapRecord
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.session import Session, open_session
-from f2i_runtime.errors import BundleError, ToolchainError
+from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.memory import give_back
+from f2i_runtime.metrics.fidelity import to_uint8
 from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import PhotoWriter
-from f2i_runtime.tiling.blend import ReadRows, TilePlan, plan_tiles, upscale_blocks
+from f2i_runtime.tiling.blend import ReadRows, TilePlan, plan_tiles, upscale_array, upscale_blocks
 
 REFERENCE = ("torch", "fp32")
 """The engine and precision of the full-precision reference."""
@@ -187,3 +188,45 @@ def upscale_photo(
             if colors is not None:
                 writer.recolor(*colors.affine())
         return [*reader.warnings, *writer.warnings]
+
+
+def upscale_image(pipeline: Pipeline, image: np.ndarray, options: PhotoOptions | None = None) -> np.ndarray:
+    """Upscale an image in memory, tile by tile, as :func:`upscale_photo` does a file; ``quality`` and ``bit_depth`` do not apply.
+
+    Args:
+        image: RGB (H, W, 3), of any size: float32 in [0, 1], or uint8.
+
+    Returns:
+        (H * scale, W * scale, 3) of the same type: float32 clipped to [0, 1], or uint8, rounded half up.
+
+    Raises:
+        UsageError: another dtype or shape, no pixels, or values that are not in [0, 1].
+        ToolchainError: the engine failed.
+    """
+    options = options or PhotoOptions()
+    check_image(image)
+    pixels = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+    overlap = measured_overlap(pipeline).overlap if options.overlap == "auto" else options.overlap
+    height, width, _ = image.shape
+    result = upscale_array(pixels, photo_plan(pipeline.bundle, height, width, overlap), pipeline.tile)
+    if (options.color_fix or pipeline.bundle.manifest.color_fix) == "adain":
+        sums = ColorSums(lambda rows: rows, grey=False)
+        sums.reading(lambda y0, y1: pixels[y0:y1])(0, len(pixels))
+        sums.wrote(result)
+        gain, offset = sums.affine()
+        result = (np.clip(result, 0.0, 1.0) * gain + offset).astype(np.float32)
+    if not np.isfinite(result).all():
+        reason = "the result holds NaN or infinity: the model is broken; run f2i validate"
+        raise ToolchainError(component="the whole model", target=pipeline.target, stage="run", reason=reason)
+    return to_uint8(result) if image.dtype == np.uint8 else np.clip(result, 0.0, 1.0)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises UsageError unless ``image`` is RGB (H, W, 3) with pixels in it, uint8 or float32 in [0, 1]."""
+    if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):
+        got = f"dtype {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UsageError(f"the image has {got}; expected a numpy array of uint8, or float32 in [0, 1]")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UsageError(f"the image has the shape {image.shape}; expected RGB (height, width, 3) with at least one pixel")
+    if image.dtype == np.float32 and not (image.min() >= 0.0 and image.max() <= 1.0):
+        raise UsageError(f"the image has values from {image.min():g} to {image.max():g}; expected [0, 1]: clip it, or divide by 255")

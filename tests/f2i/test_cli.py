@@ -128,9 +128,7 @@ def test_bad_usage(tiny_bundle, tmp_path):
 def test_missing_engine_package_names_the_install_command(tiny_bundle, tmp_path):
     """The package is hidden from the import system, as on a machine that never installed it."""
     Image.new("RGB", (40, 40)).save(tmp_path / "p.png")
-    hide = (
-        "import importlib.util as u; f=u.find_spec; u.find_spec=lambda n,*a: None if n=='onnxruntime' else f(n,*a); import f2i; f2i.main()"
-    )
+    hide = "import importlib.util as u; f=u.find_spec; u.find_spec=lambda n,*a: None if n=='onnxruntime' else f(n,*a); import f2i.cli; f2i.cli.main()"
     command = [
         sys.executable,
         "-c",
