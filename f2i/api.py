@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 from f2i_runtime.bundle import store
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import MissingPackageError
-from f2i_runtime.pipeline import REFERENCE, PhotoOptions, Pipeline, choose_variant, open_pipeline, upscale_image, upscale_photo
+from f2i_runtime.pipeline import PhotoOptions, Pipeline, choose_variant, open_pipeline, upscale_image, upscale_photo
+from f2i_runtime.targets import REFERENCE
+from f2i_runtime.targets import targets as known_targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,22 +57,24 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TargetSupport:
-    """What this machine can do with an export target. ``precisions``: those that it can be exported in."""
+    """What this machine can do with an export target: its name, its label for people, its precisions, and whether it can be exported and run here."""
 
     name: str
+    label: str
     precisions: tuple[str, ...]
     can_export: bool
     can_run: bool
 
 
 def list_targets() -> tuple[TargetSupport, ...]:
-    """Returns every export target with its precisions, and whether the packages are installed that export it and that run it."""
-    from f2i_export.lowering import TARGETS
-    from f2i_runtime.engines.session import installed
+    """Returns every export target. ``can_export`` and ``can_run`` say whether the packages are installed that lower to it and that run it.
 
+    Raises:
+        UsageError: an installed package declares a target that cannot be loaded.
+    """
     return tuple(
-        TargetSupport(name, line.precisions, importlib.util.find_spec(line.package) is not None, installed(name))
-        for name, line in TARGETS.items()
+        TargetSupport(record.name, record.label, record.precisions, record.converter.installed(), record.engine.installed())
+        for record in known_targets().values()
     )
 
 
@@ -99,8 +103,8 @@ def open_engine(bundle: Bundle, *, target: str | None = None, precision: str | N
         MissingPackageError: the engine is not installed.
         ToolchainError: the engine refuses the file.
     """
-    if target == REFERENCE[0]:
-        return open_pipeline(bundle, REFERENCE[0], precision or REFERENCE[1], threads=threads)
+    if target == REFERENCE.target:
+        return open_pipeline(bundle, REFERENCE.target, precision or REFERENCE.precision, threads=threads)
     return open_pipeline(bundle, *choose_variant(bundle, target, precision), threads=threads)
 
 
