@@ -18,6 +18,7 @@ from mkdocs.structure.pages import Page
 from schema_reference import schema_page
 
 DOCUMENTS = {
+    "README.md": "index.md",
     "ARCHITECTURE.md": "architecture.md",
     "MODEL_CARD.md": "model-card.md",
     "CONTRIBUTING.md": "contributing.md",
