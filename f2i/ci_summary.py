@@ -10,7 +10,7 @@ from f2i_runtime.errors import UsageError
 
 SCHEMA = 1
 WORSE_DB = 0.5
-"""A drop of so many decibels against the release is pointed out although the gate holds."""
+"""A drop of so many decibels against the release is pointed out although the gate passed."""
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -25,24 +25,22 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def summary(report: dict[str, Any], before: dict[str, Any] | None = None) -> str:
-    """Markdown: the verdict, a row per target and precision with its worst figures, and every gate that fell."""
-    fallen = [g for g in report["gates"] if not g["passed"]]
+    """Markdown: the verdict, a row per target and precision with its worst figures, and every gate that failed."""
+    failed = [g for g in report["gates"] if not g["passed"]]
     total = len(report["gates"])
-    head = (
-        f"### F2I parity: {'✅ all ' + str(total) + ' gates hold' if not fallen and total else f'❌ {len(fallen)} of {total} gates fell'}"
-    )
+    head = f"### F2I parity: {'✅ all ' + str(total) + ' gates passed' if not failed and total else f'❌ {len(failed)} of {total} gates failed'}"
     columns = ["variant", "worst SQNR dB", "worst photo PSNR dB", "latency ÷ torch", "gates"]
     lines = [head, "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     now, then = _variants(report), _variants(before) if before else {}
     for name, figures in now.items():
         old = then.get(name)
         cells = [_cell(figures[k], old[k] if old else None, better) for k, better in (("sqnr", 1), ("psnr", 1), ("latency", 0))]
-        lines.append(f"| {name} | {' | '.join(cells)} | {figures['held']}/{figures['gates']} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {figures['passed']}/{figures['gates']} |")
     gone = sorted(set(then) - set(now))
     if gone:
         lines += ["", f"In the release, not here: {', '.join(gone)}."]
-    if fallen:
-        lines += ["", "Gates that fell:", "", *(f"- `{g['name']}` is {_number(g['value'])}, limit {g['limit']:g}" for g in fallen)]
+    if failed:
+        lines += ["", "Gates that failed:", "", *(f"- `{g['name']}` is {_number(g['value'])}, limit {g['limit']:g}" for g in failed)]
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +53,7 @@ def _variants(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "sqnr": _worst(report["components"], target, precision, "sqnr_db"),
             "psnr": _worst(report["photos"], target, precision, "psnr_db"),
             "latency": _worst(report["photos"], target, precision, "latency_ratio"),
-            "held": sum(g["passed"] for g in own),
+            "passed": sum(g["passed"] for g in own),
             "gates": len(own),
         }
     return rows
@@ -67,7 +65,7 @@ def _worst(rows: list[dict[str, Any]], target: str, precision: str, figure: str)
 
 
 def _cell(value: float | None, old: float | None, better: int) -> str:
-    """The figure, with its change since the release; decibels that fell noticeably are marked."""
+    """The figure, with its change since the release; decibels that dropped noticeably are marked."""
     if value is None or old is None:
         return _number(value)
     mark = " ⚠️" if better and value < old - WORSE_DB else ""

@@ -12,8 +12,8 @@ import pytest
 MANIFEST = "manifest.json"
 
 
-class GateFellError(Exception):
-    """A gate that does not hold."""
+class GateFailedError(Exception):
+    """A gate failed."""
 
 
 class GateItem(pytest.Item):
@@ -27,7 +27,7 @@ class GateItem(pytest.Item):
     def runtest(self) -> None:
         """Fails with the figure and its limit."""
         if not self.gate["passed"]:
-            raise GateFellError(f"{self.gate['name']} is {self.gate['value']}, limit {self.gate['limit']}")
+            raise GateFailedError(f"{self.gate['name']} is {self.gate['value']}, limit {self.gate['limit']}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
         """One line instead of a traceback."""
@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--f2i-images", metavar="DIR", help="Photos to validate with; default: those scikit-image ships.")
     group.addoption("--f2i-target", metavar="NAME", help="Only this target.")
     group.addoption("--f2i-precision", metavar="NAME", help="Only this precision.")
-    group.addoption("--f2i-tiles", type=int, default=16, metavar="N", help="Tiles per component (default 16).")
+    group.addoption("--f2i-num-tiles", type=int, default=16, metavar="N", help="Tiles per component (default 16).")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,7 +70,7 @@ def _gates(bundle: Path, config: pytest.Config) -> list[dict[str, Any]]:
         images=Path(images) if images else None,
         target=config.getoption("--f2i-target"),
         precision=config.getoption("--f2i-precision"),
-        tiles=config.getoption("--f2i-tiles"),
+        tiles=config.getoption("--f2i-num-tiles"),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engines' own, which a project with warnings as errors must not fall over

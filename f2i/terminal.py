@@ -1,10 +1,11 @@
-"""What all commands share: where they print, the options they have in common, and how a list of gates ends."""
+"""What all commands share: where they print, the options that several of them take, and how they end."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from f2i_runtime.errors import GateError
@@ -18,23 +19,51 @@ if TYPE_CHECKING:
 WIDE = None if sys.stdout.isatty() else 140  # a pipe has no width of its own; tables must not fold in it
 out, err = Console(width=WIDE), Console(stderr=True)
 
-Targets = Annotated[str, typer.Option("--target", help="Comma-separated: coreml, executorch, tflite, onnx.")]
-Precisions = Annotated[str, typer.Option("--precision", help="Comma-separated: fp32, fp16, w8a8, …")]
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle, as `f2i export` writes it.", show_default=False)]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Threads = Annotated[int, typer.Option(min=0, max=256, help="Engine threads; 0 takes the engine's default.")]
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint folder in Diffusers format, or the name of a model: nano, tiny, mobile or paper.", show_default=False
+    ),
+]
+Targets = Annotated[str, typer.Option("--target", help="One or more of coreml, executorch, tflite and onnx, separated by commas.")]
+Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas: fp32, fp16, w8a8, …")]
+OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
+OnePrecision = Annotated[str | None, typer.Option("--precision", help="Use only this precision.")]
+Images = Annotated[
+    Path | None, typer.Option("--images", metavar="DIR", help="A folder of photos. Default: the photos that scikit-image ships.")
+]
+TileSize = Annotated[
+    int, typer.Option("--tile-size", min=0, metavar="PIXELS", help="The side of an input tile. 0 takes the size that the checkpoint names.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, max=256, help="Threads of the engine. 0 takes the engine's own default.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray", metavar="ADDRESS", help="Spread the work over this Ray cluster. `local` starts one on this machine.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results to this file as JSON.")]
 
 
 def command_line() -> list[str]:
-    """The command line as a reader repeats it."""
+    """Returns the command line as a reader would repeat it."""
     return ["f2i", *sys.argv[1:]]
 
 
+def names(value: str) -> tuple[str, ...]:
+    """Returns the names in a text that separates them by commas, each once and in their order."""
+    return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """Prints a record on stdout as JSON."""
+    sys.stdout.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
 def end(report: Report) -> None:
-    """Prints the gates that fell, or that all hold. Raises GateError when one fell."""
-    fallen = [g for g in report.gates if not g["passed"]]
-    for gate in fallen:
-        err.print(f"gate fell: {gate['name']} is {figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)
-    if fallen:
-        raise GateError(f"{len(fallen)} of {len(report.gates)} gates fell")
-    out.print(f"all {len(report.gates)} gates hold")
+    """Prints the gates that failed, or that all passed. Raises GateError when one failed."""
+    failed = [g for g in report.gates if not g["passed"]]
+    for gate in failed:
+        err.print(f"gate failed: {gate['name']} is {figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)
+    if failed:
+        raise GateError(f"{len(failed)} of {len(report.gates)} gates failed")
+    out.print(f"all {len(report.gates)} gates passed")

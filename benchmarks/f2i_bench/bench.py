@@ -30,8 +30,8 @@ class BenchOptions:
     seconds: float | None = None
     threads: str = "2,1"
     sustained: float = 0.0
-    gate: float | None = None
-    photo: str = "12,50,200"
+    max_temp: float | None = None
+    megapixels: str = "12,50,200"
     runners: tuple[Path, ...] = ()
 
 
@@ -51,9 +51,9 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
         seconds=options.seconds or _share(bundle, options.target, options.precision, len(threads)),
         threads=threads,
         sustained_minutes=options.sustained,
-        gate_celsius=options.gate,
+        max_temp_celsius=options.max_temp,
     )
-    megapixels = [float(n) for n in _numbers(options.photo, "photo", r"\d+(\.\d+)?")] if options.photo else []
+    megapixels = [float(n) for n in _numbers(options.megapixels, "megapixels", r"\d+(\.\d+)?")] if options.megapixels else []
     if kind == "apple":
         from f2i_bench.devices.apple.apple_mac import bench_apple
 
@@ -90,13 +90,15 @@ def json_path(path: Path, report: BenchReport, reports: int) -> Path:
 
 
 def end_bench(reports: list[BenchReport]) -> None:
-    """Raises GateError when parity on a device fell, ToolchainError when nothing could be measured."""
+    """Raises GateError when a parity gate failed on a device, ToolchainError when nothing could be measured."""
     rows = [row for report in reports for row in report.rows]
-    fallen = [row for row in rows if row.status == "gate fell"]
-    if fallen:
-        r = fallen[0]
+    failed = [row for row in rows if row.status == "gate failed"]
+    if failed:
+        r = failed[0]
         where = f" on {r.cpu_level}" if r.cpu_level else ""
-        raise GateError(f"{len(fallen)} of {len(rows)} rows fell; first: {r.target}/{r.precision} {r.component}{where}: {r.reason}")
+        raise GateError(
+            f"{len(failed)} of {len(rows)} rows failed their gate; first: {r.target}/{r.precision} {r.component}{where}: {r.reason}"
+        )
     if rows and all(row.status == "failed" for row in rows):
         raise ToolchainError(component="every row", target=rows[0].target, stage="bench", reason=rows[0].reason)
 

@@ -68,7 +68,7 @@ TARGETS: dict[str, Target] = {
         "coreml",
         ".mlpackage",
         (*FLOAT, "w8", *INT8, *PALETTES),
-        {"keep_fp32": (), "chunk": ()},
+        {"keep_fp32": (), "split_above_mb": ()},
         ("coremltools", "torch"),
         2.5,
     ),

@@ -28,7 +28,7 @@ def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.mlpackage) and the program it was converted from. Where each op runs is the device's decision: no share is given.
 
     The option ``keep_fp32`` names ops (``COMPONENT:OP,…``) that an fp16 program computes in float32; ``auto`` finds the fewest that bring the
-    component above its gate on the example. With the option ``chunk`` a package of more than that many MB becomes a folder of two, which compute it one
+    component above its gate on the example. With the option ``split_above_mb`` a package of more than that many MB becomes a folder of two, which compute it one
     after the other, and no program is kept beside it. Raises UsageError for an unknown op, ToolchainError when no choice of ops reaches the gate.
     """
     from f2i_runtime.mil.judge.source_program import save_source
@@ -44,12 +44,12 @@ def lower(request: LoweringRequest) -> Delegation:
     for name in kept if option != "auto" else ():
         if name not in names:
             near = difflib.get_close_matches(name, names, 3)
-            meant = f"did you mean {', '.join(near)}?" if near else "f2i validate --locate names those that matter"
+            meant = f"did you mean {', '.join(near)}?" if near else "f2i validate --find-bad-op names those that matter"
             raise UsageError(f"--keep-fp32: {request.component} has no op {name!r}; {meant}")
     kept = tuple(name for name in kept if name in names)  # a pass after the cast makes ops of its own, which follow their neighbours
     model.save(str(request.path))
     (request.path / DEBUG_FILE).unlink(missing_ok=True)
-    limit = request.options.get("chunk")
+    limit = request.options.get("split_above_mb")
     if limit is not None and sum(f.stat().st_size for f in request.path.rglob("*") if f.is_file()) > int(limit) * 1_000_000:
         _split(request.path)
     else:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from f2i_runtime.errors import F2IError, ToolchainError
-from f2i_runtime.memory import give_back, peak_rss
+from f2i_runtime.memory import peak_rss, trim_heap
 
 from f2i_export.jobs import RESULT, Job
 
@@ -220,7 +220,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     # What converters leave in cycles is as large as the weights.
     del request, module
     gc.collect()
-    give_back()
+    trim_heap()
     stages.begin("check")
     if job.quantization and not palettes:
         from f2i_quantize.ptq.quantized import read, stored_bytes

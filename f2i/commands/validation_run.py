@@ -33,8 +33,8 @@ def run_validation(
     progress: Callable[[str, int, int], None],
 ) -> Report:
     """Validate and write. ``ray``: a cluster's address; ``command``: what the page repeats. Raises UsageError for options that exclude one another."""
-    if options.hr is not None and options.images is None:
-        raise UsageError("--hr needs --images: the low-resolution photos of the same names")
+    if options.ground_truth is not None and options.images is None:
+        raise UsageError("--ground-truth needs --images: the low-resolution photos of the same names")
     if ray and outputs.html:
         raise UsageError("--html needs the pictures of this process: write --json on the cluster, or leave out --ray")
     measured = bench_json(read_bench(outputs.bench)) if outputs.bench else None

@@ -66,7 +66,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
     return page.render(
         manifest=bundle.manifest,
         passed=report.passed,
-        fallen=[g for g in report.gates if not g["passed"]],
+        failed=[g for g in report.gates if not g["passed"]],
         report=report,
         variants=variants,
         engines={f"{t}/{p}": engine for (t, p), engine in engines.items()},

@@ -7,7 +7,7 @@
     │   ├── CheckpointError          a checkpoint with a wrong file, key or shape
     │   ├── MilError                 a Core ML package that is malformed or holds an op we do not know
     │   └── MissingPackageError      an optional package that is not installed
-    ├── GateError                1   a parity gate fell
+    ├── GateError                1   a parity gate failed
     └── ToolchainError           3   a converter or engine failed: component, target, stage, log
 
 A message says what was got, what was expected and what to do next, in one line.
@@ -57,7 +57,7 @@ class MissingPackageError(UsageError):
 
 
 class GateError(F2IError):
-    """A parity gate fell."""
+    """A parity gate failed."""
 
     exit_code = 1
 

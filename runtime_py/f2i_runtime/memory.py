@@ -19,7 +19,7 @@ def _glibc(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return freed memory to the system. glibc keeps it: over a large photo, tens of megabytes of holes between what threads allocate in turn."""
     trim = _glibc("malloc_trim")
     if trim is not None:
@@ -31,7 +31,7 @@ _LARGE, _GLIBC_LARGEST = 1 << 30, 32 << 20
 
 
 @contextlib.contextmanager
-def kept_freed() -> Iterator[None]:
+def retain_heap() -> Iterator[None]:
     """Inside, glibc keeps freed memory of any size for the next allocation. It would give tensors of more than 32 MiB back at once, and the
     next one pays for fresh pages: a tenth of the time where many large intermediates follow each other. Elsewhere this does nothing.
     """
@@ -46,7 +46,7 @@ def kept_freed() -> Iterator[None]:
     finally:
         adjust(_MMAP_THRESHOLD, _GLIBC_LARGEST)
         adjust(_TRIM_THRESHOLD, 2 * _GLIBC_LARGEST)
-        give_back()
+        trim_heap()
 
 
 def peak_rss(*, forget: bool = False) -> int:

@@ -15,7 +15,7 @@ from f2i_runtime.bundle.manifest import ColorFix, OverlapRecord
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
-from f2i_runtime.memory import give_back
+from f2i_runtime.memory import trim_heap
 from f2i_runtime.metrics.fidelity import to_uint8
 from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.reader import PhotoReader
@@ -78,7 +78,7 @@ class Pipeline:
         """Free all sessions."""
         for session in self.sessions.values():
             session.close()
-        give_back()
+        trim_heap()
 
     def __enter__(self) -> Pipeline:
         return self

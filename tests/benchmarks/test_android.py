@@ -97,8 +97,8 @@ def test_wrong_numbers_on_the_device_fall_through_the_gate(tiny_bundle, options,
         open_bundle(tiny_bundle), QUICK, replace(options, runners=runner(tmp_path, text)), target="onnx", precision="fp32"
     )
     status = {r.component: r.status for r in report.rows}
-    assert status == {"feature_encoder": "ok", "unet": "gate fell"}
-    assert "SQNR" in next(r.reason for r in report.rows if r.status == "gate fell")
+    assert status == {"feature_encoder": "ok", "unet": "gate failed"}
+    assert "SQNR" in next(r.reason for r in report.rows if r.status == "gate failed")
 
 
 def test_a_full_device_is_told_before_anything_is_pushed(tiny_bundle, phone, options):

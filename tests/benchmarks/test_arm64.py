@@ -56,7 +56,7 @@ def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundl
     for output in job.folder.glob("out-*.npy"):
         np.save(output, np.load(output) * np.float32(1.0001))
     rows = judge(bundle, job, result, job.folder, native=native)
-    assert {r.status for r in rows} == {"gate fell"} and all("relative L2" in r.reason for r in rows)
+    assert {r.status for r in rows} == {"gate failed"} and all("relative L2" in r.reason for r in rows)
 
 
 @emulated

@@ -186,7 +186,7 @@ def test_an_engine_that_fails_costs_its_own_rows(bundle_copy):
         (BenchOptions(device="host:1"), "choose from"),
         pytest.param(BenchOptions(device="apple"), "needs a Mac", marks=pytest.mark.skipif(sys.platform == "darwin", reason="this is one")),
         (BenchOptions(threads="two"), "--threads"),
-        (BenchOptions(photo="12,big"), "--photo"),
+        (BenchOptions(megapixels="12,big"), "--megapixels"),
         (BenchOptions(target="nope"), "it holds"),
     ],
 )
@@ -197,7 +197,7 @@ def test_bad_options(tiny_bundle, options, words):
 
 def test_command_writes_its_schema(tiny_bundle, tmp_path):
     command = [F2I, "bench", str(tiny_bundle), "--target", "tflite", "--precision", "fp32"]
-    command += ["--threads", "1", "--runs", "4", "--seconds", "0.5", "--photo", "", "--json", str(tmp_path / "b.json")]
+    command += ["--threads", "1", "--runs", "4", "--seconds", "0.5", "--megapixels", "", "--json", str(tmp_path / "b.json")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     assert "median ms" in result.stdout and "unet" in result.stdout

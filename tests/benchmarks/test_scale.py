@@ -1,4 +1,4 @@
-"""The scale benchmark: real photos through a real engine, and gates that fall."""
+"""The scale benchmark: real photos through a real engine, and gates that fail."""
 
 import pytest
 from f2i_bench.suites import scale
@@ -11,19 +11,19 @@ def row(megapixels, seconds, engine, memory):
     return Scaled(megapixels, 10, seconds, seconds, engine, memory)
 
 
-def fallen(rows, start=1.0, torch=False):
+def failed(rows, start=1.0, torch=False):
     return [g["name"] for g in gates(rows, start, torch) if not g["passed"]]
 
 
 def test_gates_fall_one_by_one():
     good = [row(12, 60, 58, 400_000_000), row(200, 1050, 1020, 500_000_000)]
-    assert fallen(good) == []
-    assert fallen([good[0], row(200, 1050, 1020, 530_000_000)]) == ["peak memory, largest photo over smallest"]
-    assert fallen([row(12, 60, 58, 2_000_000_000), row(200, 1050, 1020, 2_200_000_000)]) == ["peak memory, bytes"]
-    assert fallen([good[0], row(200, 1200, 1170, 500_000_000)]) == ["processor time per megapixel, most over least, less one"]
-    assert fallen([row(12, 60, 55, 400_000_000), good[1]]) == ["processor time around the engines over theirs"]
-    assert fallen(good, start=1.6) == ["seconds of a whole command on one tile"]
-    assert fallen(good, torch=True) == ["torch imported"]
+    assert failed(good) == []
+    assert failed([good[0], row(200, 1050, 1020, 530_000_000)]) == ["peak memory, largest photo over smallest"]
+    assert failed([row(12, 60, 58, 2_000_000_000), row(200, 1050, 1020, 2_200_000_000)]) == ["peak memory, bytes"]
+    assert failed([good[0], row(200, 1200, 1170, 500_000_000)]) == ["processor time per megapixel, most over least, less one"]
+    assert failed([row(12, 60, 55, 400_000_000), good[1]]) == ["processor time around the engines over theirs"]
+    assert failed(good, start=1.6) == ["seconds of a whole command on one tile"]
+    assert failed(good, torch=True) == ["torch imported"]
 
 
 @pytest.mark.parametrize("megapixels", [0.01, 3.0])

@@ -66,7 +66,7 @@ def test_engine_matches_the_reference_on_a_real_tile(tiny_bundle, target):
 
 
 def test_a_large_core_ml_package_is_cut_in_two_that_compute_the_same(tiny_bundle, tmp_path):
-    options = ExportOptions("tiny", tmp_path / "cut", ("coreml",), ("fp16",), options=(("chunk", "0"),))
+    options = ExportOptions("tiny", tmp_path / "cut", ("coreml",), ("fp16",), options=(("split_above_mb", "0"),))
     whole, cut = open_bundle(tiny_bundle), export_bundle(options)
     for artifact in cut.manifest.artifacts:
         assert artifact.path.endswith(".chunks") and artifact.parity.sqnr_db > 45
@@ -166,7 +166,7 @@ def test_a_device_s_own_delegate_takes_the_whole_graph(cache, tmp_path, delegate
         ({"targets": ("tensorrt",)}, "target 'tensorrt' is unknown; choose from"),
         ({"precisions": ("w8a16",)}, "precision 'w8a16' is not available for coreml; it takes fp32, fp16, w8, w8a8"),
         ({"precisions": ("w8a8",)}, "tiny: it is not quantized to w8a8 .* run: f2i quantize tiny --recipe w8a8"),
-        ({"tile": 33}, "needs a multiple of 4 pixels; use --tile 32"),
+        ({"tile": 33}, "needs a multiple of 4 pixels; use --tile-size 32"),
         ({"overlap": 16}, "overlap 16 does not fit"),
         ({"options": (("delegate", "qnn"),)}, "option delegate=qnn is unknown"),
         ({"checkpoint": "nowhere"}, "no such checkpoint"),

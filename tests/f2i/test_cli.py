@@ -50,7 +50,7 @@ def test_run_takes_one_pixel_and_photos_smaller_than_a_tile(tiny_bundle, tmp_pat
 
 
 def test_validate_holds_all_gates_and_writes_its_reports(tiny_bundle, tmp_path):
-    result = f2i("validate", tiny_bundle, "--json", tmp_path / "v.json", "--junit", tmp_path / "v.xml", "--photos", "1")
+    result = f2i("validate", tiny_bundle, "--json", tmp_path / "v.json", "--junit", tmp_path / "v.xml", "--num-photos", "1")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "v.json").read_text())
     assert (
@@ -78,8 +78,8 @@ def test_validate_fails_when_an_artifact_computes_something_else(bundle_copy):
     row = next(a for a in manifest["artifacts"] if a["path"] == "onnx/fp32/unet.onnx")
     row["files"] = [r.model_dump() for r in tree_records(bundle_copy, wrong)]
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
-    result = f2i("validate", bundle_copy, "--target", "onnx", "--precision", "fp32", "--photos", "1")
-    fails(result, 1, "gates fell")
+    result = f2i("validate", bundle_copy, "--target", "onnx", "--precision", "fp32", "--num-photos", "1")
+    fails(result, 1, "gates failed")
     assert "onnx/fp32 unet sqnr_db" in result.stderr
 
 
@@ -159,7 +159,7 @@ def test_toolchain_failure_names_component_target_stage_and_log(cache, tmp_path)
         "onnx",
         "--precision",
         "fp32",
-        "--tile",
+        "--tile-size",
         "36",
         "--out",
         str(tmp_path / "b"),
@@ -167,3 +167,32 @@ def test_toolchain_failure_names_component_target_stage_and_log(cache, tmp_path)
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     fails(result, 3, "onnx: ", "lower of", ".log")
     assert not (tmp_path / "b").exists()
+
+
+def test_help_lists_the_commands_in_order_and_each_shows_an_example():
+    listed = f2i("--help").stdout
+    order = ["demo", "doctor", "distill", "quantize", "export", "inspect", "verify", "run", "validate", "summary", "bench"]
+    places = [listed.index(f"│ {name} ") for name in order]
+    assert places == sorted(places)
+    for name in order:
+        text = " ".join(f2i(name, "--help").stdout.split())
+        assert f"Example: f2i {name}" in text, name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("validate", "bundle", "--hr", "photos"),
+        ("bench", "bundle", "--gate", "40"),
+        ("export", "tiny", "--out", "b", "--chunk", "9"),
+        ("quantize", "tiny", "--calib", "photos"),
+        ("validate", "bundle", "--num-tiles", "0"),
+        ("validate", "nowhere"),
+        ("inspect",),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(tmp_path, arguments):
+    result = subprocess.run([F2I, *arguments], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    fails(result, 2)
+    assert len(result.stderr.strip().splitlines()) == 1 and not result.stdout
+    assert not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ def run_pytest(folder, *arguments, **environment):
 def test_example_project_passes_with_its_gates(tiny_bundle, tmp_path):
     project = tmp_path / "project"
     shutil.copytree(ROOT / "examples" / "ci-project", project)
-    options = ["--f2i-bundle", tiny_bundle, "--f2i-target", "onnx", "--f2i-tiles", "1", "-v", "--junitxml", tmp_path / "j.xml"]
+    options = ["--f2i-bundle", tiny_bundle, "--f2i-target", "onnx", "--f2i-num-tiles", "1", "-v", "--junitxml", tmp_path / "j.xml"]
     result = run_pytest(project, *options, BUNDLE=str(tiny_bundle))
     assert result.returncode == 0, result.stdout + result.stderr
     assert (
@@ -46,7 +46,7 @@ def test_a_gate_that_falls_is_a_failed_test_with_one_line(bundle_copy, tmp_path)
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
     manifest["gates"]["component_sqnr_db"]["fp32"] = 400.0
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
-    options = ["--f2i-bundle", bundle_copy, "--f2i-target", "onnx", "--f2i-precision", "fp32", "--f2i-tiles", "1", "-k", "sqnr_db"]
+    options = ["--f2i-bundle", bundle_copy, "--f2i-target", "onnx", "--f2i-precision", "fp32", "--f2i-num-tiles", "1", "-k", "sqnr_db"]
     result = run_pytest(tmp_path, *options)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "2 failed" in result.stdout and "deselected" in result.stdout
@@ -67,9 +67,9 @@ def report(psnr, passed=True):
 
 def test_summary_shows_changes_and_what_fell():
     text = summary(report(60.0), report(62.0))
-    assert "✅ all 1 gates hold" in text and "60.00 (-2.00) ⚠️" in text and "60.00 (+0.00) |" in text
+    assert "✅ all 1 gates passed" in text and "60.00 (-2.00) ⚠️" in text and "60.00 (+0.00) |" in text
     text = summary(report(50.0, passed=False))
-    assert "❌ 1 of 1 gates fell" in text and "`onnx/fp16 a.png psnr_db` is 50.00, limit 55" in text
+    assert "❌ 1 of 1 gates failed" in text and "`onnx/fp16 a.png psnr_db` is 50.00, limit 55" in text
     assert "❌" in summary({"schema": 1, "components": [], "photos": [], "gates": []})
 
 
@@ -90,7 +90,7 @@ def test_action_calls_commands_that_exist(tiny_bundle, tmp_path):
     (tmp_path / "bin").mkdir()
     wrapper = tmp_path / "bin" / "f2i"
     # One target and few tiles, for time: the wrapper adds options, the rest is the action's.
-    wrapper.write_text(f'#!/bin/sh\n[ "$1" = validate ] && set -- "$@" --target onnx --tiles 1 --photos 1\nexec {F2I} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\n[ "$1" = validate ] && set -- "$@" --target onnx --num-tiles 1 --num-photos 1\nexec {F2I} "$@"\n')
     wrapper.chmod(0o755)
     names = {"GITHUB_OUTPUT": "output", "GITHUB_STEP_SUMMARY": "summary"}
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", **{k: str(tmp_path / v) for k, v in names.items()}}

@@ -52,7 +52,7 @@ def options(folder, out, **changes):
         "evaluate_every": 4,
         "save_every": 4,
     }
-    return DistillOptions(**{"data": folder, "out": out, "warmup": 2, "log_every": 1, "device": "cpu", **given, **changes})
+    return DistillOptions(**{"images": folder, "out": out, "warmup": 2, "log_every": 1, "device": "cpu", **given, **changes})
 
 
 def launch(path, *command):
@@ -192,7 +192,7 @@ def test_encoder_learns_a_dinov2_folder_of_the_real_shape(folder, tmp_path):
     shape = Dinov2Config(hidden_size=384, num_hidden_layers=2, num_attention_heads=6, image_size=518, patch_size=14)
     Dinov2Model(shape).save_pretrained(tmp_path / "dino")
     student = presets.build("tiny", 0)
-    wanted = EncoderOptions(data=folder, steps=30, batch=4, crop=64, lr=3e-3)
+    wanted = EncoderOptions(images=folder, steps=30, batch=4, crop=64, lr=3e-3)
     losses = distill_encoder(student, load_encoder(tmp_path / "dino"), wanted)
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
     with pytest.raises(CheckpointError, match="not a DINOv2 folder"):
@@ -210,7 +210,7 @@ def dinov2(folder):
 
 def test_an_interrupted_encoder_run_goes_on_to_the_same_weights(folder, tmp_path):
     teacher = dinov2(tmp_path / "dino")
-    wanted = EncoderOptions(data=folder, steps=6, batch=2, crop=32)
+    wanted = EncoderOptions(images=folder, steps=6, batch=2, crop=32)
     distill_encoder_checkpoint("tiny", teacher, tmp_path / "whole", wanted, resume=False)
 
     def stop(step, _loss):
@@ -231,7 +231,7 @@ def test_an_interrupted_encoder_run_goes_on_to_the_same_weights(folder, tmp_path
 def test_the_command_teaches_an_encoder(folder, tmp_path):
     given = [
         "distill",
-        "--data",
+        "--images",
         str(folder),
         "--student",
         "tiny",
@@ -266,7 +266,7 @@ def test_a_perceptual_stage_trains_on_what_a_dinov2_sees(folder, tmp_path):
 
 def test_the_command_trains_stops_on_ctrl_c_and_goes_on(folder, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [F2I, "distill", "--data", str(folder), "--out", str(tmp_path / "out"), "--student", "tiny"]
+    command = [F2I, "distill", "--images", str(folder), "--out", str(tmp_path / "out"), "--student", "tiny"]
     command += [
         "--steps",
         "80",
@@ -310,5 +310,5 @@ def test_the_command_trains_stops_on_ctrl_c_and_goes_on(folder, tmp_path):
 )
 def test_options_that_cannot_be_are_named(folder, tmp_path, settings, message):
     with pytest.raises(UsageError) as caught:
-        parse_options({"data": folder, "out": tmp_path / "x"}, settings)
+        parse_options({"images": folder, "out": tmp_path / "x"}, settings)
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -122,14 +122,14 @@ def test_tampering_is_caught_by_verify_and_rehashed_by_validate(tamper, bundle, 
     rehash(copy.root)
     copy = open_bundle(copy.root)
     assert verify(copy)
-    fallen, _ = gates(copy)
-    assert f"coreml/fp16 feature_encoder {TAMPERING[tamper]}" in fallen
+    failed, _ = gates(copy)
+    assert f"coreml/fp16 feature_encoder {TAMPERING[tamper]}" in failed
 
 
 def test_a_sound_bundle_passes_and_every_op_is_in_its_band(bundle):
     for precision in ("fp32", "fp16"):
-        fallen, report = gates(bundle, precision, locate=True)
-        assert not fallen
+        failed, report = gates(bundle, precision, find_bad_op=True)
+        assert not failed
         assert [row["component"] for row in report.located] == ["feature_encoder", "unet"]
         for row in report.located:
             assert row["first"] is None and row["keep_fp32"] is None

@@ -185,5 +185,5 @@ def test_a_quantized_bundle_is_validated_op_by_op_and_a_wrong_scale_falls(cache,
     bundle = open_bundle(bundle.root)
     assert verify(bundle)
     report = validate(bundle, ValidateOptions(precision="w8a8", tiles=1, photos=0))
-    fallen = {gate["name"] for gate in report.gates if not gate["passed"]}
-    assert {f"coreml/w8a8 {ENCODER} forced rel_l2", f"coreml/w8a8 {ENCODER} changed attributes"} <= fallen
+    failed = {gate["name"] for gate in report.gates if not gate["passed"]}
+    assert {f"coreml/w8a8 {ENCODER} forced rel_l2", f"coreml/w8a8 {ENCODER} changed attributes"} <= failed

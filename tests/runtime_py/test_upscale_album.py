@@ -239,9 +239,9 @@ def test_validate_on_ray_says_what_it_says_here(tiny_bundle, photos, tmp_path):
             str(tmp_path / "list.txt"),
             "--precision",
             "fp32",
-            "--tiles",
+            "--num-tiles",
             "2",
-            "--photos",
+            "--num-photos",
             "1",
         ]
         done = subprocess.run(

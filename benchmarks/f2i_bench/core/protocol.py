@@ -33,7 +33,7 @@ class Settings(Record):
     seconds: float = Field(default=6.0, gt=0)
     threads: tuple[int, ...] = (2, 1)
     sustained_minutes: float = Field(default=0.0, ge=0)
-    gate_celsius: float | None = None
+    max_temp_celsius: float | None = None
     """A round waits until the hottest sensor is below; null: the temperature before the first round and five degrees."""
     gate_seconds: float = Field(default=120.0, ge=0)
     """The longest such wait."""
@@ -79,7 +79,7 @@ class Row(Record):
     component: str
     threads: int
     engine: str = ""
-    status: Literal["ok", "failed", "gate fell", "not timed"]
+    status: Literal["ok", "failed", "gate failed", "not timed"]
     reason: str = ""
     cpu_level: str | None = None
     """The emulated processor."""

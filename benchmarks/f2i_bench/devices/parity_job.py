@@ -111,7 +111,8 @@ def run_command(command: list[str], job: Job, result: Path, seconds: float, wher
 def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, note: str = "", native: Path | None = None) -> list[Row]:
     """Rows with parity against the golden outputs and, where ``native`` holds this machine's outputs of the same files, the difference of kernels.
 
-    A result that is ``unchecked`` has no outputs. A row's status is ``gate fell`` when its SQNR is below the bundle's gate or its distance to the native output above the engine's.
+    A result that is ``unchecked`` has no outputs. A row's status is ``gate failed`` when its SQNR is below the bundle's gate, or when its distance
+    to the native output is above the engine's.
     """
     rows = []
     golden = bundle.manifest.golden[0]
@@ -151,7 +152,7 @@ def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | N
     except BundleError as e:
         return row.model_copy(update={"status": "failed", "reason": str(e)})
     if got.shape != expected.shape:
-        return row.model_copy(update={"status": "gate fell", "reason": f"output has shape {got.shape}, expected {expected.shape}"})
+        return row.model_copy(update={"status": "gate failed", "reason": f"output has shape {got.shape}, expected {expected.shape}"})
     sums = ErrorSums()
     sums.update(expected, got)
     sqnr, reasons = sums.sqnr_db(), []
@@ -167,5 +168,5 @@ def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | N
             reasons.append(f"relative L2 to this machine's own output {distance:.1e}, limit {gate:g}")
     found: dict[str, Any] = {"sqnr_db": float(sqnr) if np.isfinite(sqnr) else None, "rel_l2": distance}
     if reasons:
-        found |= {"status": "gate fell", "reason": "; ".join(reasons)}
+        found |= {"status": "gate failed", "reason": "; ".join(reasons)}
     return row.model_copy(update=found)

@@ -83,7 +83,7 @@ def bench_host(
     layers = _layers(bundle)
     flops = {c: sum(x.flops for x in layers if x.component == c) for c in bundle.manifest.components}
     sensors = sensors or Sensors()
-    gate = TemperatureGate(sensors, settings.gate_celsius, settings.gate_seconds)
+    gate = TemperatureGate(sensors, settings.max_temp_celsius, settings.gate_seconds)
     limits, sustained = [], []
     for threads in settings.threads:
         peaks: list[Limit] = []

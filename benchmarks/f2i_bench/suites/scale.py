@@ -146,7 +146,7 @@ def gates(rows: list[Scaled], start: float, torch: bool) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    """The command. Exit code 1 when a gate falls."""
+    """The command. Exit code 1 when a gate failed."""
     parser = argparse.ArgumentParser(prog="python -m f2i_bench.suites.scale", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--sizes", default="12,50,200", help="megapixels before upscaling, smallest first")
@@ -177,16 +177,16 @@ def _report(options: argparse.Namespace) -> None:
         for size in sizes:
             rows.append(measure_size(bundle, variant, size, options.threads, folder))
             err.print(f"{len(rows)} of {len(sizes)} sizes done", style="dim")
-    held = gates(rows, start, torch)
-    _print(f"{bundle.manifest.name}, {variant[0]}/{variant[1]}, {options.threads} thread(s)", rows, held)
+    judged = gates(rows, start, torch)
+    _print(f"{bundle.manifest.name}, {variant[0]}/{variant[1]}, {options.threads} thread(s)", rows, judged)
     if options.json:
-        write_json(options.json, {"schema": 1, "sizes": [asdict(r) for r in rows], "gates": held})
-    fallen = [g["name"] for g in held if not g["passed"]]
-    if fallen:
-        raise GateError(f"{len(fallen)} of {len(held)} gates fell: {'; '.join(fallen)}")
+        write_json(options.json, {"schema": 1, "sizes": [asdict(r) for r in rows], "gates": judged})
+    failed = [g["name"] for g in judged if not g["passed"]]
+    if failed:
+        raise GateError(f"{len(failed)} of {len(judged)} gates failed: {'; '.join(failed)}")
 
 
-def _print(title: str, rows: list[Scaled], held: list[dict[str, Any]]) -> None:
+def _print(title: str, rows: list[Scaled], judged: list[dict[str, Any]]) -> None:
     out = Console(width=None if sys.stdout.isatty() else 140)
     table = Table(title=title)
     for column in ("MP in", "MP out", "tiles", "seconds", "processor s", "processor s / MP", "around engines", "peak MB"):
@@ -195,8 +195,8 @@ def _print(title: str, rows: list[Scaled], held: list[dict[str, Any]]) -> None:
         figures = (f"{r.seconds:.1f}", f"{r.cpu_seconds:.1f}", f"{r.cpu_seconds / r.megapixels:.3f}", f"{r.around_share:.1%}")
         table.add_row(f"{r.megapixels:g}", f"{4 * r.megapixels:g}", str(r.tiles), *figures, f"{r.peak_rss_bytes / 1e6:.0f}")
     out.print(table)
-    for gate in held:
-        out.print(f"{'holds' if gate['passed'] else 'FELL '}  {gate['name']}: {gate['value']:.3g}, limit {gate['limit']:.3g}")
+    for gate in judged:
+        out.print(f"{'passed' if gate['passed'] else 'FAILED'}  {gate['name']}: {gate['value']:.3g}, limit {gate['limit']:.3g}")
 
 
 if __name__ == "__main__":

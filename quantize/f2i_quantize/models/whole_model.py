@@ -74,7 +74,7 @@ class F2IModel:
         multiple = self.tile_multiple()
         if tile <= 0 or tile % multiple:
             near = max(multiple, round(tile / multiple) * multiple)
-            raise UsageError(f"tile {tile}: this model needs a multiple of {multiple} pixels; use --tile {near}")
+            raise UsageError(f"tile {tile}: this model needs a multiple of {multiple} pixels; use --tile-size {near}")
 
 
 COMPONENT_PARTS = {

@@ -60,7 +60,7 @@ def calibration_set(folder: Path | None, tile: int, count: int, seed: int) -> Ca
     if room < LEAST_AREA:
         raise UsageError(
             f"{label}: {len(photos)} of {len(paths)} photos are at least {tile} pixels per side, with room for {room} separate tiles; expected room for "
-            f"at least {LEAST_AREA}: give more or larger photos, or a smaller --tile"
+            f"at least {LEAST_AREA}: give more or larger photos, or a smaller --tile-size"
         )
     areas = np.array([p.shape[0] * p.shape[1] for _, p in photos], dtype=np.float64)
     candidates: list[tuple[float, int, Tile]] = []

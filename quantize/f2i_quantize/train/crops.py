@@ -115,7 +115,7 @@ def read_folder(folder: Path, *, min_side: int = 0, cache: Path | None = None, p
     Raises UsageError when the folder is missing or gives no usable photo.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; --data needs a folder of photos ({', '.join(sorted(SUFFIXES))})")
+        raise UsageError(f"{folder}: no such folder; --images needs a folder of photos ({', '.join(sorted(SUFFIXES))})")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     read = functools.partial(read_photo, root=folder, min_side=min_side, cache=cache)
     pool: Any = ProcessPoolExecutor(min(processes, len(paths)), get_context("spawn")) if processes > 1 and len(paths) > 1 else nullcontext()

@@ -160,7 +160,7 @@ class _Run:
         self.options, self.accelerator, self.report = options, accelerator, report
         self.main: bool = accelerator.is_main_process
         self.folder = options.out.with_name(options.out.name + ".run")
-        found = read_folder(options.data, min_side=2 * options.crop, cache=options.cache, processes=options.processes)
+        found = read_folder(options.images, min_side=2 * options.crop, cache=options.cache, processes=options.processes)
         self.photos, self.validation = _split(options, found)
         self.student, self.teacher = load_models(options)
         self.weights = named_weights(self.student)
@@ -322,7 +322,7 @@ def _split(options: DistillOptions, found: PhotoSet) -> tuple[PhotoSet, PhotoSet
         return found, read_folder(options.validation, cache=options.cache, processes=options.processes)
     if options.holdout >= len(found.photos):
         raise UsageError(
-            f"{options.data}: {len(found.photos)} usable photos, of which {options.holdout} are to be held out; "
+            f"{options.images}: {len(found.photos)} usable photos, of which {options.holdout} are to be held out; "
             "give more photos or lower the holdout"
         )
     return found.split(options.holdout)

@@ -29,7 +29,7 @@ class DistillOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: Path
+    images: Path
     """Folder of training photos, searched recursively."""
     out: Path
     """Checkpoint folder to write; the run's own files go to ``<out>.run``."""
@@ -82,7 +82,19 @@ class DistillOptions(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The options that decide the result; a resumed run must have the same. The others say where and how often things are written."""
-        free = {"data", "out", "resume", "log_every", "save_every", "processes", "workers", "cache", "tensorboard", "validation", "device"}
+        free = {
+            "images",
+            "out",
+            "resume",
+            "log_every",
+            "save_every",
+            "processes",
+            "workers",
+            "cache",
+            "tensorboard",
+            "validation",
+            "device",
+        }
         return self.model_dump(mode="json", exclude=free)
 
 

@@ -33,7 +33,7 @@ class EncoderOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: Path
+    images: Path
     steps: int = Field(default=2000, ge=1)
     batch: int = Field(default=8, ge=1)
     crop: int = Field(default=128, ge=14)
@@ -80,7 +80,7 @@ def distill_encoder(
         raise UsageError(f"the student's patches are {patch} px, the teacher's {teacher.config.patch_size}; both must be equal")
     if options.from_teacher:
         prune_part(small, teacher)
-    photos = read_folder(options.data, min_side=2 * options.crop).photos
+    photos = read_folder(options.images, min_side=2 * options.crop).photos
     dataset = CropDataset(photos, options.crop, options.steps * options.batch, options.seed)
     resize = Resize(options.crop, student.config.feature_size(options.crop, patch))
     with torch.random.fork_rng(devices=[]):
@@ -92,7 +92,7 @@ def distill_encoder(
     trained = [p for p in weights.values() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.lr)
     average, done = MovingAverage(weights, 0.0), Progress()
-    identity = options.model_dump(mode="json", exclude={"data", "save_every"})
+    identity = options.model_dump(mode="json", exclude={"images", "save_every"})
     if state and state.is_dir():
         done = load_state(state, average, optimizer, identity)
     losses: list[float] = []

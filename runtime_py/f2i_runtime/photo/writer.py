@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from f2i_runtime.errors import PhotoError, UsageError
-from f2i_runtime.memory import give_back
+from f2i_runtime.memory import trim_heap
 from f2i_runtime.photo.color import luma
 from f2i_runtime.photo.formats import MAX_SIDE
 from f2i_runtime.photo.reader import PhotoReader, one_line, vips
@@ -191,7 +191,7 @@ class PhotoWriter:
         self._band, self._filled = n, self._filled + m
         if self._filled == self.width:
             self._next, self._band, self._filled = y + n, 0, 0
-            give_back()
+            trim_heap()
 
     def _encoded_samples(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:
         """What ``pixels`` become in the spool, still float32: cutting off the fraction rounds them."""
@@ -222,7 +222,7 @@ class PhotoWriter:
         if self._like is not None:
             self._like.check_unchanged()
         try:
-            give_back()
+            trim_heap()
             self._encoded, self._lock = make_beside(self.path, ".part")
             self._encode(spool.path, self._encoded)
             with self._encoded.open("rb") as file:

@@ -36,7 +36,7 @@ class ValidateOptions:
     """What to validate with. Defaults: 16 tiles and two photos from those scikit-image ships, every variant of the bundle."""
 
     images: Path | None = None
-    hr: Path | None = None
+    ground_truth: Path | None = None
     against: Bundle | None = None
     target: str | None = None
     precision: str | None = None
@@ -46,7 +46,7 @@ class ValidateOptions:
     """Side of the stitched crops, in tiles."""
     threads: int = 0
     seed: int = 0
-    locate: bool = False
+    find_bad_op: bool = False
     """Walk every Core ML program beside the one it was converted from; see :mod:`f2i_runtime.validation.coreml_findings`."""
 
 
@@ -78,7 +78,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every gate holds; a report without gates has proved nothing."""
+        """Whether every gate passed. A report without gates has proved nothing."""
         return bool(self.gates) and all(gate["passed"] for gate in self.gates)
 
     def gate(self, name: str, value: float | None, limit: float, *, at_least: bool) -> None:
@@ -145,7 +145,7 @@ def validate(
     for done, (target, precision) in enumerate(variants):
         with open_pipeline(bundle, target, precision, threads=options.threads) as pipeline:
             worst = _components(report, gates, pipeline, expected)
-            _sources(report, pipeline, {component: expected[k] for component, k in worst.items()}, options.locate)
+            _sources(report, pipeline, {component: expected[k] for component, k in worst.items()}, options.find_bad_op)
             photos = _photos(report, gates, pipeline, stitched, options, show)
             _sanity(report, pipeline, tiles[0])
             if alone := simulated[precision]:
@@ -330,8 +330,8 @@ def _photos(
             "seam_gradient_ratio": _number(steps),
             "latency_ratio": _number(seconds / reference_seconds),
         }
-        if options.hr is not None:
-            _against_truth(report, gates, row, path, crop, reference, result, options.hr, pipeline)
+        if options.ground_truth is not None:
+            _against_truth(report, gates, row, path, crop, reference, result, options.ground_truth, pipeline)
         report.photos.append(row)
         limit = gates.photo_psnr_db.get(pipeline.precision)  # type: ignore[call-overload]
         if limit is not None:
@@ -357,7 +357,7 @@ def _against_truth(
     """PSNR-Y and SSIM-Y to the high-resolution photo of the same name, on the same crop."""
     matches = [p for p in photo_files(folder) if p.stem == path.stem]
     if not matches:
-        raise UsageError(f"{folder}: no high-resolution photo named {path.stem}.*; --hr needs one for every photo of --images")
+        raise UsageError(f"{folder}: no high-resolution photo named {path.stem}.*; --ground-truth needs one for every photo of --images")
     scale = pipeline.bundle.manifest.tile.scale
     truth = read_photo(matches[0])
     side_h, side_w = crop.shape[0] * scale, crop.shape[1] * scale

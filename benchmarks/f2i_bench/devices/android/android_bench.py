@@ -80,7 +80,7 @@ def _device(
     device = Device(
         kind="adb", name=phone.serial, serial=phone.serial, os="Android", machine="unknown", cpu="unknown", cores=0, memory_bytes=0
     )
-    gate = TemperatureGate(_PhoneSensors(phone), settings.gate_celsius, settings.gate_seconds)
+    gate = TemperatureGate(_PhoneSensors(phone), settings.max_temp_celsius, settings.gate_seconds)
     try:
         device = describe(phone)
         sweep(phone, options.folder)

@@ -76,12 +76,12 @@ def _row(bundle: Bundle, settings: Settings, precision: str, component: str, res
     sums.update(load_array(bundle.check(bundle.manifest.golden[0].tensors[result])), np.asarray(output, np.float32))
     sqnr = sums.sqnr_db()
     limit = bundle.manifest.device_limit_db(artifact)
-    fell = limit is not None and not sqnr >= limit
+    failed = limit is not None and not sqnr >= limit
     return with_figures(
         Row(
             **base,
-            status="gate fell" if fell else "ok",
-            reason=f"SQNR {sqnr:.1f} dB, limit {limit:g}" if fell else "",
+            status="gate failed" if failed else "ok",
+            reason=f"SQNR {sqnr:.1f} dB, limit {limit:g}" if failed else "",
             load_ns=load,
             first_ns=first,
             rounds_ns=tuple(tuple(r) for r in rounds),

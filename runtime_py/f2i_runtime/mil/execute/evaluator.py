@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from f2i_runtime.errors import MilError
-from f2i_runtime.memory import kept_freed
+from f2i_runtime.memory import retain_heap
 from f2i_runtime.mil.execute.constants import Constants, to_tensor
 from f2i_runtime.mil.execute.execution_plan import Plan, Step, plan_block
 from f2i_runtime.mil.format.package import Package
@@ -75,7 +75,7 @@ class Evaluator:
         are not rounded until an operation outside the set reads them. Raises :class:`MilError` for missing, unknown or misshapen inputs,
         and when an operation fails.
         """
-        with torch.inference_mode(), kept_freed():
+        with torch.inference_mode(), retain_heap():
             values = self._bind(inputs)
             run = _Run(self.new_state() if state is None else state, observer, frozenset(keep_fp32))
             results = run.block(self._plan, values)

@@ -1,0 +1,60 @@
+"""``f2i validate``: compare every artifact of a bundle with the full-precision reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from f2i.progress import Steps
+from f2i.tables import parity_table
+from f2i.terminal import BundleArgument, Images, JsonFile, OnePrecision, OneTarget, RayAddress, Threads, command_line, end, err, out
+
+
+def validate(
+    bundle: BundleArgument,
+    images: Images = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A folder of high-resolution photos that have the same names as those of --images.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="Compare with the reference of this bundle, instead of the bundle's own.")
+    ] = None,
+    target: OneTarget = None,
+    precision: OnePrecision = None,
+    num_tiles: Annotated[int, typer.Option(min=1, help="The number of tiles that each component is compared on.")] = 16,
+    num_photos: Annotated[int, typer.Option(min=1, help="The number of photos that are upscaled whole.")] = 2,
+    threads: Threads = 0,
+    find_bad_op: Annotated[
+        bool, typer.Option("--find-bad-op", help="Core ML: name the first operation out of tolerance, and the operations to keep in fp32.")
+    ] = False,
+    ray: RayAddress = None,
+    json_file: JsonFile = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the gates to this file as JUnit XML.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report to look at: one page that works offline.")] = None,
+    bench_file: Annotated[
+        Path | None, typer.Option("--bench", metavar="FILE", help="With --html: show these results of `f2i bench --json`, too.")
+    ] = None,
+) -> None:
+    """Compare every artifact with the full-precision reference, on tiles of real photos. The exit code is 1 when a gate failed.
+
+    Example: `f2i validate bundle --images photos --json parity.json --html report.html`
+    """
+    from f2i_runtime.bundle.store import open_bundle
+    from f2i_runtime.validation.coreml_findings import describe
+    from f2i_runtime.validation.validate import ValidateOptions
+
+    from f2i.commands.validation_run import ValidationOutputs, run_validation
+
+    opened = open_bundle(bundle)
+    other = open_bundle(against) if against else None
+    options = ValidateOptions(
+        images, ground_truth, other, target, precision, num_tiles, num_photos, threads=threads, find_bad_op=find_bad_op
+    )
+    with Steps(err) as steps:
+        report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, command_line(), steps.count)
+    for row in report.located or []:
+        out.print("\n".join(describe(row)), soft_wrap=True, markup=False)
+    out.print(parity_table(opened, report))
+    end(report)
