@@ -9,6 +9,9 @@ import pytest
 from f2i_runtime.photo.samples import sample_photo
 from PIL import Image
 from repository import F2I, ROOT
+from typer.testing import CliRunner
+
+from f2i.cli import app
 
 
 def f2i(*arguments, timeout=240):
@@ -170,12 +173,12 @@ def test_toolchain_failure_names_component_target_stage_and_log(cache, tmp_path)
 
 
 def test_help_lists_the_commands_in_order_and_each_shows_an_example():
-    listed = f2i("--help").stdout
+    listed = CliRunner().invoke(app, ["--help"]).stdout
     order = ["demo", "doctor", "distill", "quantize", "export", "inspect", "verify", "run", "validate", "summary", "bench"]
     places = [listed.index(f"│ {name} ") for name in order]
     assert places == sorted(places)
     for name in order:
-        text = " ".join(f2i(name, "--help").stdout.split())
+        text = " ".join(CliRunner().invoke(app, [name, "--help"]).stdout.split())
         assert f"Example: f2i {name}" in text, name
 
 
