@@ -1,6 +1,6 @@
 """MkDocs hook: adds the pages that are made at every build, so that none of them can be out of date.
 
-- ``command.md`` from the Typer application, ``schemas.md`` from ``docs/schemas/*.json``;
+- ``command.md`` from the Typer application, ``python.md`` from the public functions, ``schemas.md`` from ``docs/schemas/*.json``;
 - the documents that lie elsewhere in the repository, with their links turned into links of the site.
 """
 
@@ -15,6 +15,7 @@ from command_reference import command_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from python_reference import python_page
 from schema_reference import schema_page
 
 DOCUMENTS = {
@@ -41,7 +42,7 @@ LINK = re.compile(r"(?<=\]\()([^)#\s]+)(?=[)#])")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages to those in ``docs/``."""
     root = Path(config.config_file_path).parent
-    pages = {"command.md": command_page(), "schemas.md": schema_page(root / "docs" / "schemas")}
+    pages = {"command.md": command_page(), "python.md": python_page(), "schemas.md": schema_page(root / "docs" / "schemas")}
     pages |= {page: with_site_links((root / path).read_text(encoding="utf-8"), path, DOCUMENTS) for path, page in DOCUMENTS.items()}
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
