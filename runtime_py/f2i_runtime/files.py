@@ -86,7 +86,7 @@ def write_text(destination: Path, text: str) -> None:
 
 
 def write_json(destination: Path, data: dict[str, Any]) -> None:
-    """The same with ``data`` as indented JSON. Raises ValueError on NaN and infinity, which JSON has not."""
+    """Replaces ``destination`` by a JSON file of ``data``, indented, in one step. Raises ValueError on NaN and infinity, which JSON cannot express."""
     write_text(destination, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 

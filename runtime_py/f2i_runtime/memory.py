@@ -1,4 +1,4 @@
-"""What a process holds of the machine's memory."""
+"""How much memory this process uses, and when freed memory goes back to the system."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @functools.cache
 def _glibc(name: str) -> Any:
-    """A function of glibc's, or None where the C library has none of that name (musl, macOS, Windows)."""
+    """Returns a function of glibc, or None where the C library has no function of that name (musl, macOS, Windows)."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system. glibc keeps it: over a large photo, tens of megabytes of holes between what threads allocate in turn."""
+    """Returns freed memory to the system. By itself glibc keeps it: while a large photo is processed, tens of megabytes of gaps between what threads
+    allocate in turn.
+    """
     trim = _glibc("malloc_trim")
     if trim is not None:
         trim(0)
@@ -32,8 +34,10 @@ _LARGE, _GLIBC_LARGEST = 1 << 30, 32 << 20
 
 @contextlib.contextmanager
 def retain_heap() -> Iterator[None]:
-    """Inside, glibc keeps freed memory of any size for the next allocation. It would give tensors of more than 32 MiB back at once, and the
-    next one pays for fresh pages: a tenth of the time where many large intermediates follow each other. Elsewhere this does nothing.
+    """Makes glibc keep freed memory of any size for the next allocation, while the context lasts.
+
+    By itself glibc returns tensors of more than 32 MiB at once, and the next one pays for fresh pages: a tenth of the time where many large
+    intermediate results follow each other. With other C libraries this does nothing.
     """
     adjust = _glibc("mallopt")
     if adjust is None:
@@ -50,9 +54,9 @@ def retain_heap() -> Iterator[None]:
 
 
 def peak_rss(*, forget: bool = False) -> int:
-    """Largest resident memory of this process so far, in bytes. With ``forget`` the next call counts from here, where Linux can.
+    """Returns the largest resident memory of this process so far, in bytes. With ``forget``, the next call counts from here where Linux allows it.
 
-    On Linux it is the program's own: ``ru_maxrss`` would count what the process that started it held, too.
+    On Linux this is the program's own memory: ``ru_maxrss`` would include what the process that started it had used.
     """
     try:
         peak = next(int(line.split()[1]) for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")) * 1024

@@ -1,4 +1,4 @@
-"""What the C++ of engines and converters writes, kept from the terminal."""
+"""Keeps the log lines that engines and converters write in C++ away from the terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 CHATTER = re.compile(rb"INFO: |\[\w+\.cpp:\d+\] ")
-"""How lines of LiteRT's and of ExecuTorch's begin that say no more than that they work."""
+"""How log lines of LiteRT and ExecuTorch begin that only say that they work."""
 
 
 @contextlib.contextmanager
 def redirected(file: IO[bytes], places: Sequence[int] = (1, 2)) -> Iterator[None]:
-    """What the process writes to its file descriptors ``places`` (1 stdout, 2 stderr) goes to ``file`` meanwhile, C++'s own writes included."""
+    """Sends what the process writes to the file descriptors ``places`` (1 is stdout, 2 is stderr) to ``file`` while the context lasts, C++ included."""
     _flush()
     kept = [os.dup(place) for place in places]
     for place in places:
@@ -32,7 +32,9 @@ def redirected(file: IO[bytes], places: Sequence[int] = (1, 2)) -> Iterator[None
 
 @contextlib.contextmanager
 def without_chatter() -> Iterator[None]:
-    """Drop such lines where ``$TF_CPP_MIN_LOG_LEVEL`` wants none (neither engine heeds it). The rest arrives at the end; all of it after an error."""
+    """Drops such lines when ``$TF_CPP_MIN_LOG_LEVEL`` asks for none, which neither engine obeys. The other lines arrive at the end, and all lines
+    after an error.
+    """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") == "0" or sys.stderr is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What every figure of two arrays asks of their shapes first."""
+"""The check of shapes that comes before every figure of two arrays."""
 
 from __future__ import annotations
 

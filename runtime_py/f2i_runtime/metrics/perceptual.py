@@ -30,7 +30,7 @@ def _at_least(image: Array, side: int, figure: str) -> None:
 
 
 def _rgb_pair(reference: Array, test: Array, side: int, figure: str) -> bool:
-    """Check both; True if a NaN makes the figure NaN."""
+    """Checks both images. Returns True if a NaN in one of them makes the figure NaN."""
     same_shape(reference, test)
     if reference.ndim != 3 or reference.shape[2] != 3:
         raise UsageError(f"{figure} needs RGB images (H, W, 3); got shape {reference.shape}")
@@ -62,7 +62,7 @@ def _valid_blur(plane: Plane) -> Plane:
 
 
 def _ssim_terms(r: Plane, t: Plane) -> tuple[float, float]:
-    """Means of SSIM and of its contrast-structure factor, range 1."""
+    """Returns the means of SSIM and of its contrast-structure factor, for a range of 1."""
     c1, c2 = 0.01**2, 0.03**2
     mr, mt = _valid_blur(r), _valid_blur(t)
     vr, vt, cov = _valid_blur(r * r) - mr * mr, _valid_blur(t * t) - mt * mt, _valid_blur(r * t) - mr * mt
@@ -72,7 +72,7 @@ def _ssim_terms(r: Plane, t: Plane) -> tuple[float, float]:
 
 
 def _halve(plane: Plane) -> Plane:
-    """2 x 2 mean; an odd last row or column is left out."""
+    """Returns the means of 2 x 2 squares; an odd last row or column is left out."""
     h, w = plane.shape[0] // 2 * 2, plane.shape[1] // 2 * 2
     p = plane[:h, :w]
     return (p[0::2, 0::2] + p[1::2, 0::2] + p[0::2, 1::2] + p[1::2, 1::2]) / 4.0

@@ -35,7 +35,7 @@ class ColorSums:
         self._sums = np.zeros((2, 2, 1 if grey else 3))
 
     def reading(self, read_rows: Callable[[int, int], NDArray[Any]]) -> Callable[[int, int], NDArray[Any]]:
-        """``read_rows`` that counts what it gives; every row must be asked for once."""
+        """Returns ``read_rows`` with a count of what it reads. Every row must be asked for once."""
 
         def read(y0: int, y1: int) -> NDArray[Any]:
             rows = read_rows(y0, y1)

@@ -20,7 +20,7 @@ SAMPLES = (
     "ihc.png",
     "hubble_deep_field.jpg",
 )
-"""From portraits and still life to texture, dark sky and fine structure."""
+"""The photos, which go from portraits and still life to texture, dark sky and fine structure."""
 
 
 def sample_photo(name: str = "coffee.png") -> Path:
@@ -41,7 +41,7 @@ def load_rgb(path: Path) -> np.ndarray:
 
 
 def cut_tiles(photo: np.ndarray, tile: int, count: int, seed: int) -> list[np.ndarray]:
-    """``count`` tiles (1, 3, tile, tile) at seeded places of a photo (h, w, 3); a photo smaller than a tile is reflected to fill it."""
+    """Returns ``count`` tiles (1, 3, tile, tile) from seeded places of a photo (h, w, 3). A photo smaller than a tile is filled by reflection."""
     h, w = photo.shape[:2]
     if h < tile or w < tile:
         pad = [(0, max(0, tile - h)), (0, max(0, tile - w)), (0, 0)]
@@ -56,7 +56,7 @@ def cut_tiles(photo: np.ndarray, tile: int, count: int, seed: int) -> list[np.nd
 
 
 def sample_tiles(tile: int, count: int, seed: int = 0) -> list[tuple[str, np.ndarray]]:
-    """``count`` named tiles, drawn from the sample photos in turn."""
+    """Returns ``count`` named tiles, taken from the sample photos in turn."""
     result: list[tuple[str, np.ndarray]] = []
     for k in range(count):
         name = SAMPLES[k % len(SAMPLES)]

@@ -21,12 +21,12 @@ from f2i_runtime.photo.samples import SAMPLES, load_rgb, sample_photo
 from f2i_runtime.tiling.tile_plan import Pixels, ramp
 
 PAIRS = 6
-"""Pairs of tiles, half of them side by side and half one above the other."""
+"""The number of pairs of tiles. Half of the pairs lie side by side, half one above the other."""
 ROUNDING = 1 / (255 * math.sqrt(12))
-"""RMS of rounding to 8 bits: an error below it is not seen in the file."""
+"""The RMS error of rounding to 8 bits. A smaller error cannot be seen in the file."""
 STEP = 2
 FIELD_EXCESS = 1.1
-"""Above the floor by less than this, an edge is no longer felt."""
+"""A tile's edge counts as no longer felt when its error is above the floor by less than this factor."""
 
 Upscale = Callable[[Pixels], Pixels]
 
@@ -97,7 +97,7 @@ def band_error(squares: NDArray[np.float64], overlap: int, tile: TileSpec) -> fl
 
 
 def half(tile: TileSpec) -> int:
-    """Distance of the two tiles of a pair: half a tile, in the model's own steps."""
+    """Returns the distance between the two tiles of a pair: half a tile, rounded to the model's own steps."""
     shift = tile.size // 2 // tile.multiple * tile.multiple
     if shift == 0:
         raise UsageError(f"a tile of {tile.size} pixels has no half that is a multiple of {tile.multiple}: give the overlap as a number")
@@ -105,7 +105,7 @@ def half(tile: TileSpec) -> int:
 
 
 def sample_pairs(tile: TileSpec) -> list[Pixels]:
-    """Real photos for :func:`edge_profile`, the same every time: parts of the sample photos that hold two tiles."""
+    """Returns parts of the sample photos that hold two tiles, for :func:`edge_profile`. They are the same every time."""
     shift, found = half(tile), []
     for k in range(PAIRS):
         photo = load_rgb(sample_photo(SAMPLES[k % len(SAMPLES)])).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Do the seams between tiles show? Errors where tiles meet, against errors elsewhere."""
+"""Compares the error where tiles meet with the error elsewhere, to see whether seams show."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def seam_ratio(error_map: NDArray[Any], plan: TilePlan) -> float:
 
 
 def seam_figures(error_map: NDArray[Any], plan: TilePlan) -> tuple[float, float]:
-    """``seam_ratio``, and the same of the error's steps between neighbouring pixels (gradient excess)."""
+    """Returns ``seam_ratio`` and the same ratio for the steps of the error between neighbouring pixels (the gradient excess)."""
     sums = SeamSums(plan)
     for y in range(0, error_map.shape[0], 256):
         sums.update(error_map[y : y + 256])

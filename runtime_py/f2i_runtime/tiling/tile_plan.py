@@ -42,22 +42,22 @@ class TilePlan:
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
-        """Top of every row of tiles."""
+        """The top row of each row of tiles."""
         return _origins(self.height, self.tile, self.overlap, self.align)
 
     @cached_property
     def columns(self) -> tuple[int, ...]:
-        """Left side of every column of tiles."""
+        """The left column of each column of tiles."""
         return _origins(self.width, self.tile, self.overlap, self.align)
 
     @property
     def count(self) -> int:
-        """Number of tiles."""
+        """The number of tiles."""
         return len(self.rows) * len(self.columns)
 
     @property
     def output_shape(self) -> tuple[int, int]:
-        """(height, width) of the upscaled photo."""
+        """The size (height, width) of the upscaled photo."""
         return self.height * self.scale, self.width * self.scale
 
     @cached_property
@@ -118,7 +118,7 @@ def plan_tiles(
 
 
 def parse_overlap(text: str | None) -> int | Literal["auto"] | None:
-    """An overlap as an option gives it: pixels, ``auto``, or None where it was not given. Raises UsageError."""
+    """Returns the overlap that an option gives: a number of pixels, ``auto``, or None where the option was left out. Raises UsageError."""
     if text is None:
         return None
     if text == "auto":

@@ -47,7 +47,7 @@ ELSEWHERE: dict[str, str] = {
 
 
 def cause(line: Line, table: tuple[tuple[str, str], ...]) -> str:
-    """The cause listed for a failure, or what it says itself."""
+    """Returns the cause that is listed for a failure, or the failure's own message."""
     text = f"{line['test']} {line['reason']}"
     for pattern, reason in table:
         if re.search(pattern, text):
@@ -56,7 +56,7 @@ def cause(line: Line, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def render(results: dict[str, list[Line]], mutants: dict[str, tuple[int, int]] | None, taken: str) -> str:
-    """The whole file. ``taken`` says which tests were taken, ``mutants`` is None where they were left out."""
+    """Returns the text of the whole file. ``taken`` says which tests were taken. ``mutants`` is None when the mutation part was left out."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("coremltools", "torch", "numpy"))
     every = [line for lines in results.values() for line in lines]
     text = [

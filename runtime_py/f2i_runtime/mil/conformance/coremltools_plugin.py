@@ -27,14 +27,14 @@ from f2i_runtime.mil.predict import Proxy, install
 
 _MACOS = (15, 3)
 TIGHTEST = 1e-3
-"""No comparison is tighter: some float32 rows compare with an expectation computed in fp16."""
+"""The smallest tolerance that is set. Some float32 rows of coremltools compare with an expectation that was computed in fp16."""
 HUGE = 1e30
 """Stands for an infinite error, which JSON cannot hold."""
 _RANDOM_OPERATIONS = frozenset({"random_bernoulli", "random_categorical", "random_normal", "random_uniform"})
 
 
 class RecordingProxy(Proxy):
-    """Notes which operations the running test's models hold, and whether one was compared."""
+    """Records which operations are in the models of the running test, and whether a result was compared."""
 
     operations: ClassVar[set[str]] = set()
     predicted: ClassVar[int] = 0
@@ -54,7 +54,7 @@ class RecordingProxy(Proxy):
         super().__init__(path, *arguments)
 
     def predict(self, data: Any, state: Any = None) -> dict[str, Any]:
-        """As the base class, counted."""
+        """Does what the base class does, and counts the call."""
         result = super().predict(data, state)
         RecordingProxy.predicted += 1
         return result
@@ -151,13 +151,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _kind(item: pytest.Item) -> tuple[str, ...]:
-    """A test function and the names among its parameters: one function tests all element-wise operations, each named by a parameter."""
+    """Returns the name of a test function with the names among its parameters. One function tests all element-wise operations, each of which is a
+    parameter.
+    """
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     return item.nodeid.split("[")[0], *(value for _, value in sorted(parameters.items()) if isinstance(value, str))
 
 
 def _neural_network(item: pytest.Item) -> bool:
-    """Whether the test is about the old format, which holds no ML Program."""
+    """Returns whether the test is about the old model format, which contains no ML Program."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     backend = parameters.get("backend")
     return backend is not None and "neuralnetwork" in (
@@ -190,7 +192,7 @@ _MUTANTS = pytest.StashKey[dict[str, str]]()
 
 
 def test_id(item: pytest.Item) -> str:
-    """A test's name from coremltools' own folder on."""
+    """Returns the name of a test, from coremltools' own folder on."""
     return item.nodeid.rsplit("coremltools/", 1)[-1]
 
 
@@ -220,7 +222,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def claimed(operation: str) -> bool:
-    """Whether the evaluator says it knows ``operation``."""
+    """Returns whether the evaluator claims to know ``operation``."""
     return operation in optable.OPERATIONS or operation in optable.CONTROL or operation.startswith("constexpr_")
 
 

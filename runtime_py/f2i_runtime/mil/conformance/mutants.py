@@ -15,14 +15,14 @@ from f2i_runtime.mil.format import constexpr
 from f2i_runtime.mil.ops import optable
 
 TESTS = 2
-"""Tests that each operation is tried on, at most: those of the fewest operations, then the fastest."""
+"""The most tests that each operation is tried on. Tests with few operations come first, then fast ones."""
 ROUNDS = 3
-"""Runs at most; in each a test judges one operation."""
+"""The most runs. In each run, a test judges one operation."""
 RANDOM = frozenset({"random_bernoulli", "random_categorical", "random_normal", "random_uniform"})
 
 
 def operations() -> list[str]:
-    """Every operation that can be mutated: all the evaluator claims but random ones, decompressions among them."""
+    """Returns all operations that can be mutated: those that the evaluator knows, decompression included, without the random ones."""
     return sorted((set(optable.OPERATIONS) | set(constexpr.TABLE)) - RANDOM)
 
 
@@ -52,7 +52,7 @@ def run_mutants(lines: list[Line], folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _assign(holders: dict[str, list[str]]) -> dict[str, str]:
-    """Test → the operation it judges, the rarest operations first."""
+    """Returns a map from each test to the operation that it judges. Rare operations come first."""
     chosen: dict[str, str] = {}
     for name in sorted(holders, key=lambda name: len(holders[name])):
         free = [test for test in holders[name] if test not in chosen]

@@ -16,14 +16,14 @@ TIGHT = 1e-3
 
 @dataclass(frozen=True)
 class Score:
-    """Counts of one group of tests that reached the evaluator."""
+    """Counts for one group of the tests that reached the evaluator."""
 
     passed: int
     failed: int
 
     @property
     def rate(self) -> float:
-        """Share passed, 1 for an empty group."""
+        """Returns the share of tests that passed; 1 for an empty group."""
         return self.passed / (self.passed + self.failed) if self.passed + self.failed else 1.0
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ def read_lines(results: Path) -> list[Line]:
 
 
 def judged(line: Line) -> bool:
-    """Whether a test reached the evaluator: it predicted, or failed with a model that is an ML Program."""
+    """Returns whether a test reached the evaluator: it made a prediction, or it failed with a model that is an ML Program."""
     if line["old_format"] or line["outcome"] not in ("passed", "failed"):
         return False
     return bool(line["predicted"]) if line["outcome"] == "passed" else bool(line["operations"])
@@ -49,17 +49,19 @@ def within(line: Line, tolerance: float) -> bool:
 
 
 def score(lines: list[Line], tolerance: float = 1e-2) -> Score:
-    """How many of the tests among ``lines`` that reached the evaluator hold ``tolerance``; at 1e-2 the tests' own verdict counts."""
+    """Returns how many of the tests in ``lines`` that reached the evaluator stay within ``tolerance``. At 1e-2, the verdict of the test itself
+    counts.
+    """
     reached = [line for line in lines if judged(line)]
     passed = sum(line["outcome"] == "passed" if tolerance >= 1e-2 else within(line, tolerance) for line in reached)
     return Score(passed, len(reached) - passed)
 
 
 def claimed_score(lines: list[Line], tolerance: float = 1e-2) -> Score:
-    """Tests all of whose operations the evaluator claims to know, random ones apart."""
+    """Returns the tests whose operations are all known to the evaluator, without the tests of random operations."""
     return score([line for line in lines if not line["unclaimed"] and not line["random"]], tolerance)
 
 
 def broad_score(lines: list[Line], tolerance: float = 1e-2) -> Score:
-    """All tests but those of random numbers."""
+    """Returns all tests except those of random numbers."""
     return score([line for line in lines if not line["random"]], tolerance)

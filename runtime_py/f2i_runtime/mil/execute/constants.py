@@ -15,9 +15,9 @@ from f2i_runtime.mil.format.program import Constant, Function, Operation
 from f2i_runtime.mil.ops.optable import check_parameters, implementation
 
 MAX_EXPANSION = 64
-"""Bytes of constants that a byte of the package may become: one bit of a palette or a mask is one float32, twice that for slack."""
+"""How many bytes of constants one byte of the package may become. One bit of a palette or a mask becomes one float32; the factor allows twice that."""
 ALLOWANCE = 1 << 26
-"""Bytes that any package may have besides."""
+"""How many bytes of constants any package may have in addition."""
 
 
 def to_tensor(value: Any, dtype: DType) -> Any:
@@ -89,7 +89,7 @@ class Constants:
         return self._arrays[name]
 
     def _spend(self, value: Any, operation: Operation) -> Any:
-        """Counts what a constant takes: a thousand constants that name the same weights must not fill the memory."""
+        """Counts the memory that a constant takes, so that a thousand constants with the same weights cannot fill the memory."""
         self._spent += value.nbytes if isinstance(value, np.ndarray) else 0
         limit = MAX_EXPANSION * self._package.bytes + ALLOWANCE
         if self._spent > limit:

@@ -105,7 +105,7 @@ class Evaluator:
 
 
 class _Run:
-    """One call: its state, who watches, and which operations keep float32."""
+    """One call of a function: its state, its observer, and the operations that keep float32."""
 
     def __init__(self, state: State, observer: Observer | None, kept: frozenset[str]) -> None:
         self.state, self.observer, self.kept = state, observer, kept
@@ -152,7 +152,7 @@ class _Run:
         return (self.state[name],)
 
     def round_arguments(self, step: Step, arguments: dict[str, Any]) -> None:
-        """What the converter's cast does where an fp16 operation reads a float32 one."""
+        """Returns the value after the cast that the converter inserts where an fp16 operation reads a float32 one."""
         for key, source in step.moving:
             if isinstance(source, str) and source in self.unrounded:
                 arguments[key] = arguments[key].half().float()
@@ -173,7 +173,7 @@ class _Run:
         raise MilError(f"{step.operation.where}: the loop did not end within {MAX_ITERATIONS} iterations")
 
     def settle(self, step: Step, output: Output, value: Any) -> Any:
-        """The result in its declared type, rounded where the mode says so, its shape checked."""
+        """Returns the result in its declared type, rounded where the mode asks for it. Checks the shape."""
         declared = output.type
         if not isinstance(value, torch.Tensor):
             return value
@@ -196,7 +196,7 @@ class _Run:
 
 
 def round_in_place(value: torch.Tensor) -> torch.Tensor:
-    """float32 rounded to fp16's values where it lies; a large tensor in pieces that stay in the cache, which is twice as fast."""
+    """Rounds float32 values to those of fp16, in place. A large tensor is rounded in pieces that stay in the cache, which is twice as fast."""
     if value.numel() <= ROUNDED_AT_ONCE or not value.is_contiguous():
         return value.copy_(value.half())
     for piece in value.view(-1).split(ROUNDED_AT_ONCE):
@@ -212,7 +212,7 @@ def _check_shape(declared: ValueType, shape: Any, where: str) -> None:
 
 
 def _optional_inputs(package: Package, function: Function) -> dict[str, np.ndarray[Any, Any]]:
-    """Default values of the inputs the model's description marks optional."""
+    """Returns the default values of the inputs that the model's description marks as optional."""
     description = package.spec.description
     features = list(description.input)
     for item in description.functions:

@@ -55,14 +55,14 @@ def _affine(quantized_data: Array, zero_point: Array, scale: Array, axis: Array)
 
 
 def _take(lut: Array, indices: Array) -> Array:
-    """``lut[indices]`` with the indices checked; both flat."""
+    """Returns ``lut[indices]`` after the indices were checked. Both arrays are flat."""
     if indices.size and int(indices.max()) >= lut.shape[0]:
         raise MilError(f"an index is {int(indices.max())}, the look-up table has {lut.shape[0]} entries")
     return lut.take(indices, axis=0)
 
 
 def _lut_packed(indices: Array, lut: Array, shape: Array) -> Array:
-    """iOS 16: a bit stream of indices, one flat table."""
+    """Decompresses the iOS 16 form: a bit stream of indices and one flat table."""
     sizes = tuple(int(size) for size in shape)
     bits = int(lut.size).bit_length() - 1
     names = {1: "uint1", 2: "uint2", 4: "uint4", 6: "uint6", 8: "uint8"}
@@ -76,7 +76,7 @@ def _lut_packed(indices: Array, lut: Array, shape: Array) -> Array:
 
 
 def _lut(indices: Array, lut: Array, vector_axis: Array | None = None) -> Array:
-    """iOS 18: one table ``[entries, vector]`` for each block of ``indices``."""
+    """Decompresses the iOS 18 form: one table ``[entries, vector]`` for each block of ``indices``."""
     tables = lut.reshape(-1, *lut.shape[-2:])
     rank = indices.ndim
     if lut.ndim != rank + 2:
@@ -108,7 +108,7 @@ def _scatter_mask(nonzero: Array, mask: Array) -> Array:
 
 
 def _sparse_packed(nonzero_data: Array, mask: Array, shape: Array) -> Array:
-    """iOS 16: the mask is a bit stream."""
+    """Decompresses the iOS 16 form, in which the mask is a bit stream."""
     sizes = tuple(int(size) for size in shape)
     count = int(np.prod(sizes, dtype=np.int64))
     if mask.size != (count + 7) // 8:

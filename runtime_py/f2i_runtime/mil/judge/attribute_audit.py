@@ -19,12 +19,12 @@ from f2i_runtime.mil.judge.find_bad_op import load_program
 from f2i_runtime.mil.judge.op_errors import module_of, pair_values
 
 EPSILON_TOLERANCE = 0.1
-"""Relative difference of an attribute that is no change: fp16 stores 1e-6 as 9.5e-7."""
+"""The largest relative difference of an attribute that counts as no change. fp16 stores 1e-6 as 9.5e-7."""
 
 SCALE_TOLERANCE = 2.0**-11
-"""Of a scale, relative: half a unit in fp16's last place."""
+"""The same limit for a scale: half a unit in the last place of fp16."""
 SMALLEST_SUBNORMAL = 2.0**-24
-"""Of fp16."""
+"""The smallest positive number of fp16."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _same(found: Any, wanted: Any) -> bool:
 
 
 def _same_scale(found: Any, wanted: float) -> bool:
-    """Whether ``found`` is ``wanted`` rounded to fp16, or not rounded."""
+    """Returns whether ``found`` is ``wanted``, rounded to fp16 or not rounded."""
     return isinstance(found, float) and abs(found - wanted) <= max(SCALE_TOLERANCE * abs(wanted), SMALLEST_SUBNORMAL / 2)
 
 
@@ -160,7 +160,7 @@ def _conv(given: dict[str, Any], node: Any) -> Differing:
 
 
 def _scalar(given: dict[str, Any], node: Any) -> Differing:
-    """A number written in the torch program and a scalar constant in the package."""
+    """Yields a scalar constant of the package with the number in the torch program."""
     if len(node.args) < 2 or not isinstance(node.args[1], (int, float)) or isinstance(node.args[1], bool):
         return
     found = given.get("y") if given.get("y") is not None else given.get("x")
@@ -172,7 +172,7 @@ def _scalar(given: dict[str, Any], node: Any) -> Differing:
 
 
 def _scale(given: dict[str, Any], node: Any) -> Differing:
-    """Of a zero point that is 0 nothing is stored."""
+    """Yields the scale and the zero point. A package stores no zero point that is 0."""
     if _is(node, "quantize_per_tensor", "dequantize_per_tensor"):
         yield "scale", given.get("scale"), node.args[1]
         yield "zero_point", given.get("zero_point") or 0, node.args[2]

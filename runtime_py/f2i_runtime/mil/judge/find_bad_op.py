@@ -24,9 +24,9 @@ from f2i_runtime.mil.judge.op_errors import Comparison, Reference, base_name, co
 
 Inputs = Mapping[str, np.ndarray[Any, Any]]
 SMALLEST_NORMAL = 2.0**-14
-"""Of IEEE half precision."""
+"""The smallest normal number of IEEE half precision."""
 BANDS = {"fp32": 1e-4, "fp16": 1e-2}
-"""Relative L2 error one operation may add by itself, by the type the program declares for its result."""
+"""The relative L2 error that one operation may add, by the type that the program declares for its result."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,11 @@ def locate(
 
 
 def _steep(node: Any, paired: Mapping[str, int]) -> list[Any]:
-    """The operations up to ``node`` that make far more of an error in their input than a band allows; none where ``node`` is not such.
+    """Returns the operations up to ``node`` that multiply an error in their input far beyond the allowed band; nothing where ``node`` is not one of
+    them.
 
     A quantization turns one part in a thousand into a whole step, and a softmax multiplies relative errors by its largest logit. A dequantization
-    stands for the quantization before it where that is not compared itself.
+    stands for the quantization before it where that one is not compared itself.
     """
     name = str(node.target)
     if "dequantize_per_tensor" in name:
@@ -132,8 +133,10 @@ def _steep(node: Any, paired: Mapping[str, int]) -> list[Any]:
 
 
 def _of_half(chain: Sequence[Any], source: torch.Tensor) -> Any:
-    """What steep operations give for their input and their scale as an fp16 program holds them. That these are rounded is the fault of nobody but
-    the declared type; what it costs in the end is what the component's own gate says."""
+    """Returns what steep operations give for their input and their scale after both were rounded as an fp16 program stores them.
+
+    This rounding comes from the declared type and is no operation's fault. The component's own gate says what it costs in the end.
+    """
     value: Any = source.half().float()
     for node in chain:
         first, *others = node.args[1:]
@@ -144,7 +147,7 @@ def _of_half(chain: Sequence[Any], source: torch.Tensor) -> Any:
 
 
 def _noise_type(function: Function) -> str:
-    """fp16 when any value of the program is: an fp32 value computed from fp16 ones is no better than they are."""
+    """Returns fp16 when any value of the program is fp16, because an fp32 value that was computed from fp16 values is no more exact than they are."""
     return "fp16" if any(declared.dtype.name == "fp16" for declared in function.types.values()) else "fp32"
 
 

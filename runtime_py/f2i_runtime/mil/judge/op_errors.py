@@ -50,13 +50,13 @@ class Comparison:
 
 
 def base_name(name: str) -> str:
-    """A value's name without the suffixes of casts and quantization."""
+    """Returns the name of a value without the suffixes that casts and quantization add."""
     return _SUFFIX.sub("", name)
 
 
 QUANTIZATION = ("quantize", "dequantize")
 FUSED = ("linear",)
-"""Operations that a pass makes of a product and its bias, and that compute what the node of their output's name computes."""
+"""Operations that a pass makes from a product and its bias. They compute the same value as the node that their output is named after."""
 
 
 def pair_values(function: Function, program: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def pair_values(function: Function, program: Any) -> dict[str, Any]:
 
 
 def _pair_quantization(operations: Sequence[Operation], pairs: dict[str, Any]) -> None:
-    """Adds to ``pairs`` the quantize and dequantize operations, whose names the converter invents: they follow what they read."""
+    """Adds the quantize and dequantize operations to ``pairs``. The converter invents their names, so each is found by what it reads."""
     for operation in operations:
         source = operation.inputs.get("input", (None,))[0]
         if operation.type in QUANTIZATION and operation.outputs[0].name not in pairs and isinstance(source, str) and source in pairs:
@@ -95,7 +95,7 @@ def _pair_quantization(operations: Sequence[Operation], pairs: dict[str, Any]) -
 
 
 def _pair_outputs(function: Function, program: Any, pairs: dict[str, Any]) -> None:
-    """Adds the outputs, which bear the names that the converter was told to give them."""
+    """Adds the outputs, which have the names that the converter was told to use."""
     returned = [node for node in program.graph.output_node().args[0] if node is not None]
     for name, node in zip(function.body.outputs, returned, strict=False):
         value = node.meta.get("val")
@@ -125,9 +125,8 @@ def _increasing(values: list[int]) -> list[int]:
 
 
 class Reference(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
-    """A program run beside a package: only as far as it is asked, keeping a result no longer than until it was taken as often as was said.
-
-    All results of a large decoder together are many times its weights.
+    """Runs the torch program in step with a package: only as far as results are asked for. A result is dropped as soon as it was taken as often as
+    announced, because all results of a large decoder together are many times as large as its weights.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class Reference(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped
         return self._held[name] if self._left[name] else self._held.pop(name)
 
     def outputs(self) -> list[Any]:
-        """What the program returns, run to its end."""
+        """Runs the program to its end and returns its outputs."""
         while self._step():
             pass
         return self._returned
@@ -205,7 +204,7 @@ def relative_l2(actual: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def sqnr_db(rel_l2: float) -> float:
-    """Signal to quantization noise in dB, of a relative L2 error."""
+    """Returns the signal to quantization noise ratio in dB of a relative L2 error."""
     return math.inf if rel_l2 == 0 else -20 * math.log10(rel_l2) if math.isfinite(rel_l2) else -math.inf
 
 

@@ -20,7 +20,7 @@ _SHARED = "shared.json"
 
 
 def source_path(package: Path) -> Path:
-    """Where the source of ``package`` lies."""
+    """Returns the path of the source program of ``package``."""
     return package.with_name(package.name + SOURCE_SUFFIX)
 
 

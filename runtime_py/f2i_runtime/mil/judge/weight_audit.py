@@ -20,12 +20,12 @@ from f2i_runtime.mil.judge.find_bad_op import load_program
 from f2i_runtime.mil.judge.op_errors import Reference, base_name, relative_l2
 
 PALETTES = ("constexpr_lut_to_dense",)
-"""Storage whose values are near the program's, not equal: each must be the nearest entry of its table."""
+"""Kinds of storage whose values are near the program's and not equal to them. Each value must be the nearest entry of its table."""
 NEAREST_TOLERANCE = 2.0**-10
-"""Of the magnitudes of a weight and its entry: tables are found on weights rounded to fp16 and are stored so."""
+"""The tolerance, relative to the magnitudes of a weight and its entry. Tables are computed from weights in fp16 and are stored in fp16."""
 
 SMALLEST_HALF = np.float32(2.0**-24)
-"""What the converter makes of a number too small for fp16, so that an epsilon does not become zero."""
+"""The value that the converter writes for a number too small for fp16, so that an epsilon does not become zero."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class WeightComparison:
     storage: str
     rel_l2: float
     exact: bool
-    """Whether every element is the program's, rounded as the package stores it; of a palette, the table's entry nearest to it."""
+    """Returns whether every element is the program's, rounded as the package stores it. In a palette, it must be the nearest entry of the table."""
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """All parameters found in the package, and those that were not (folded into others, or renamed)."""
+    """All parameters that were found in the package, and those that were not, because they were folded into others or renamed."""
 
     compared: tuple[WeightComparison, ...]
     missing: tuple[str, ...]
@@ -63,7 +63,9 @@ class _Held:
 
 
 def package_weights(package: Path, program: Any) -> dict[str, np.ndarray[Any, Any]]:
-    """What the package holds, decompressed to float32, by the name of the node of ``program`` that it stands for; absent ones left out."""
+    """Returns the constants of the package, decompressed to float32, by the name of the ``program`` node that each stands for. Nodes without one are
+    left out.
+    """
     return {node: held.array for node, held in _held(package, load_program(program)).items()}
 
 
@@ -106,7 +108,7 @@ def _equal(found: _Held, wanted: np.ndarray[Any, Any]) -> bool:
 
 
 def _nearest(found: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> bool:
-    """Whether no value that occurs in ``found`` is clearly nearer to an element of ``wanted`` than the one that stands for it."""
+    """Returns whether no value in ``found`` is clearly nearer to an element of ``wanted`` than the value that stands for the element."""
     table = np.unique(found)
     place = np.searchsorted(table, wanted)
     around = (table[np.clip(place + step, 0, table.size - 1)] for step in (-1, 0))

@@ -27,7 +27,7 @@ def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = N
 
 
 def _alike(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in one type: from iOS 17 on float and integer operands mix."""
+    """Returns both operands in one type. From iOS 17 on, float and integer operands may mix."""
     common = torch.promote_types(x.dtype, y.dtype)
     return x.to(common), y.to(common)
 

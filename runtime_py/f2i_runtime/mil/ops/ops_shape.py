@@ -18,7 +18,7 @@ from f2i_runtime.mil.ops.ops_linear import pad_spatial
 
 
 def _reshape(x: torch.Tensor, shape: Any) -> torch.Tensor:
-    """iOS 15, 16: a zero copies the dimension at the same position."""
+    """Returns the new shape by the rule of iOS 15 and 16: a zero copies the dimension at the same position."""
     sizes = ints(shape)
     if 0 in sizes and x.numel() and len(sizes) != x.dim():
         raise MilError(f"shape {sizes} has a zero, which needs an x of rank {len(sizes)}, got {x.dim()}")
@@ -26,7 +26,7 @@ def _reshape(x: torch.Tensor, shape: Any) -> torch.Tensor:
 
 
 def _reshape_17(x: torch.Tensor, shape: Any) -> torch.Tensor:
-    """iOS 17: a zero copies the dimension at the same distance from the right, or is 1 beyond the first."""
+    """Returns the new shape by the rule of iOS 17: a zero copies the dimension at the same distance from the right, or is 1 beyond the first."""
     sizes = ints(shape)
     offset = x.dim() - len(sizes)
     return x.reshape([size if size else x.shape[i + offset] if i + offset >= 0 else 1 for i, size in enumerate(sizes)])
