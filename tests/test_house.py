@@ -104,3 +104,20 @@ def test_light_imports_load_no_toolchain(statement):
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "LOADED []" in result.stdout
+
+
+def docstrings(path):
+    """Every docstring of a file with its line: those of modules, classes and functions, and those that follow an attribute."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            for statement in node.body:
+                value = statement.value if isinstance(statement, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    yield value.lineno, value.value
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_no_docstring_begins_with_a_bare_of(package):
+    for path in sorted((ROOT / HOUSE[package] / package).rglob("*.py")):
+        found = [line for line, text in docstrings(path) if text.lstrip().startswith("Of ")]
+        assert not found, f"{path.relative_to(ROOT)}, lines {found}: say what it is in a full sentence"

@@ -14,13 +14,13 @@ from f2i_runtime.errors import GateError, ToolchainError, UsageError
 from f2i_bench.core.protocol import BenchReport, Settings
 
 ALL_SECONDS, ROW_SECONDS = 80.0, 6.0
-"""For what is timed in all, and for one row: with loading, warming up and the photos, a bundle of nine variants ends within five minutes."""
+"""The seconds that timing takes in all, and for one row. With loading, warm-up and photos, a bundle of nine variants ends within five minutes."""
 DEVICES = ("host", "arm64", "adb", "apple")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """As the command takes them; see ``f2i bench --help``."""
+    """The options of ``f2i bench``; see ``f2i bench --help``."""
 
     device: str = "host"
     target: str | None = None
@@ -77,13 +77,13 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
 
 
 def _share(bundle: Bundle, target: str | None, precision: str | None, threads: int) -> float:
-    """Seconds that a row may take where none are given: an equal share of :data:`ALL_SECONDS`, at most :data:`ROW_SECONDS`."""
+    """Returns the seconds that a row may take where none are given: an equal share of :data:`ALL_SECONDS`, at most :data:`ROW_SECONDS`."""
     timed = [v for v in bundle.manifest.variants() if v[0] != "coreml" and target in (None, v[0]) and precision in (None, v[1])]
     return min(ROW_SECONDS, round(ALL_SECONDS / max(1, len(timed) * len(bundle.manifest.components) * threads), 1))
 
 
 def json_path(path: Path, report: BenchReport, reports: int) -> Path:
-    """Where a report goes: ``path``, or with the device in its name when there are several."""
+    """Returns the file for a report: ``path``, with the device in its name when there are several reports."""
     if reports == 1:
         return path
     return path.with_name(f"{path.stem}-{re.sub(r'[^A-Za-z0-9.-]+', '_', report.device.serial or report.device.name)}{path.suffix}")

@@ -34,7 +34,7 @@ PASS_NEEDS: dict[str, tuple[str, ...]] = {
 
 
 COREML_MINIMUM = "iOS18"
-"""Of the Core ML delegate; as :data:`f2i_export.to_coreml.MINIMUM_DEPLOYMENT_TARGET`."""
+"""The oldest system that the Core ML delegate is built for; the same as :data:`f2i_export.to_coreml.MINIMUM_DEPLOYMENT_TARGET`."""
 
 
 class _NoHistory(torch.fx.traceback.NodeSource):

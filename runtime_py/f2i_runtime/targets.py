@@ -97,7 +97,7 @@ class Target:
     colour: tuple[str, str]
     """In charts, on a light and on a dark page: CSS colours."""
     suffix: str
-    """Of an artifact's file or folder."""
+    """The suffix of an artifact's file or folder."""
     engine: Adapter
     converter: Adapter
     distributions: tuple[str, ...]

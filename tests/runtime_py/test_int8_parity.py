@@ -55,7 +55,7 @@ def test_every_engine_s_error_is_the_qdq_program_s(report):
 
 
 def test_photos_of_the_engines_agree(report):
-    """Of random weights that is measured and not judged; those of ``tiny`` are few enough to agree all the same."""
+    """The quality of int8 with random weights is measured and not judged; the weights of ``tiny`` are few enough to agree all the same."""
     assert [list(row["psnr_db_to"]) for row in report.photos] == [["simulated"], ["simulated", "tflite"]]
     assert all(value is None or value > 45 for row in report.photos for value in row["psnr_db_to"].values()), report.photos
 

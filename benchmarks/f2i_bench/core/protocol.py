@@ -19,7 +19,7 @@ MACHINE_MARGIN = 1.1
 
 
 class Record(BaseModel):
-    """Base of the records: immutable, unknown keys refused."""
+    """The base of the records, which are immutable and refuse unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,11 +36,11 @@ class Settings(Record):
     max_temp_celsius: float | None = None
     """A round waits until the hottest sensor is below; null: the temperature before the first round and five degrees."""
     gate_seconds: float = Field(default=120.0, ge=0)
-    """The longest such wait."""
+    """The longest wait for a lower temperature, in seconds."""
 
 
 class Device(Record):
-    """What measured."""
+    """The device that measured."""
 
     kind: Literal["host", "arm64", "adb", "apple"]
     name: str
@@ -51,7 +51,7 @@ class Device(Record):
     cores: int
     memory_bytes: int
     emulated: bool = False
-    """True: wall times are of an emulator and say nothing about a device."""
+    """True when the wall times come from an emulator. Such times say nothing about a device."""
 
 
 class Limit(Record):
@@ -92,7 +92,7 @@ class Row(Record):
     high_ns: int | None = None
     """The 95 % interval of the median."""
     peak_rss_bytes: int | None = None
-    """Of the process that held the whole variant."""
+    """The peak memory of the process that held the whole variant."""
     flops: int | None = None
     """Multiplications and additions of the reference's graph, two for each multiply-add."""
     bytes_moved: int | None = None
@@ -101,11 +101,11 @@ class Row(Record):
     """The time that the machine's limit allows ÷ the median."""
     bound: Literal["arithmetic", "memory"] | None = None
     instructions: int | None = None
-    """Of one run, under emulation only: the median of three that follow the first."""
+    """The instructions of one run, under emulation only: the median of three runs that follow the first."""
     sqnr_db: float | None = None
     """Parity on the device against the golden vectors, where the device is another."""
     rel_l2: float | None = None
-    """To this machine's own output of the same file, under emulation."""
+    """The relative L2 error to this machine's own output of the same file, under emulation."""
     ops: tuple[OpTime, ...] = ()
 
 
@@ -127,7 +127,7 @@ class Sample(Record):
 
 
 class Sustained(Record):
-    """Tiles without a pause."""
+    """Results of running tiles without a pause."""
 
     target: str
     precision: str
@@ -135,7 +135,7 @@ class Sustained(Record):
     samples: tuple[Sample, ...]
     first_minute_ns: int
     last_minute_ns: int
-    """Medians: what a user's first photo and a warm phone see."""
+    """Medians of the first and the last part: what a user's first photo meets, and what a warm phone gives."""
 
 
 def sustained_run(target: str, precision: str, threads: int, samples: tuple[Sample, ...]) -> Sustained:
@@ -152,7 +152,7 @@ def sustained_run(target: str, precision: str, threads: int, samples: tuple[Samp
 
 
 class Compared(Record):
-    """A row against the baseline's, by its time, or under emulation by its instructions."""
+    """Returns a row's verdict against the baseline's row, by its time, or under emulation by its instructions."""
 
     target: str
     precision: str
@@ -163,7 +163,7 @@ class Compared(Record):
     ratio: float
     low: float
     high: float | None
-    """Null: without bound."""
+    """The upper end of the interval; null where it has no bound."""
     verdict: Literal["faster", "slower", "inconclusive"]
 
 
@@ -186,7 +186,7 @@ class Prediction(Record):
 
 
 class BenchReport(Record):
-    """All that one ``f2i bench`` found."""
+    """Everything that one ``f2i bench`` measured."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     created: str
@@ -281,5 +281,5 @@ def read_bench(path: Path) -> BenchReport:
 
 
 def bench_json(report: BenchReport) -> dict[str, object]:
-    """JSON-ready."""
+    """Returns the report as a record that JSON can hold."""
     return json.loads(report.model_dump_json(by_alias=True))

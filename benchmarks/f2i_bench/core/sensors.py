@@ -10,9 +10,9 @@ from typing import Protocol
 
 SYSFS = Path("/sys")
 PLAUSIBLE = (-30.0, 150.0)
-"""Degrees Celsius; drivers report absent sensors as -274 or 0x7fffffff."""
+"""The plausible range in degrees Celsius. Drivers report absent sensors as -274 or 0x7fffffff."""
 HEADROOM = 5.0
-"""Degrees above the starting temperature that a round may begin at when no gate is given."""
+"""How many degrees above the starting temperature a round may begin when no limit is given."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Sensors:
 
 
 class Thermometer(Protocol):
-    """What the gate reads."""
+    """The sensors that the gate reads."""
 
     def celsius(self) -> float | None:
-        """Degrees, or None where there is no sensor."""
+        """Returns the temperature in degrees Celsius, or None where there is no sensor."""
         ...
 
 
@@ -76,7 +76,7 @@ class TemperatureGate:
             now = self.sensors.celsius()
 
     def note(self) -> str:
-        """What the gate did, for the report."""
+        """Returns what the gate did, for the report."""
         if self.limit is None:
             return "no temperature sensor: rounds were not held back"
         gave = f", gave up {self.gave_up} times" if self.gave_up else ""

@@ -18,7 +18,9 @@ Verdict = Literal["faster", "slower", "inconclusive"]
 MARGIN = 0.05
 """A difference that nobody would act on. A verdict needs the whole interval beyond it, so that a longer run cannot make noise significant."""
 COUNT_MARGIN, COUNT_NOISE = 0.01, 0.001
-"""For counted instructions, which do not depend on the machine: what nobody would act on, and by how much a count may differ when it is repeated."""
+"""The margin for counted instructions, which do not depend on the machine: a difference that nobody would act on, and how far a repeated count may
+differ.
+"""
 CONFIDENCE = 0.98
 LEAST_ROUNDS = 3
 RESAMPLES = 2000
@@ -26,7 +28,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """Of latencies in ns: median, 90th percentile, and the 95 % bootstrap interval of the median."""
+    """A summary of latencies in ns: the median, the 90th percentile, and the 95 % bootstrap interval of the median."""
 
     median: int
     p90: int
@@ -36,7 +38,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Current ÷ baseline (above 1 is slower), its interval, and what may be said."""
+    """The ratio current ÷ baseline (above 1 is slower), its interval, and the verdict."""
 
     ratio: float
     low: float

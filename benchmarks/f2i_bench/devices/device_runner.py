@@ -45,7 +45,7 @@ def open_onnx(path: str, threads: int) -> Opened:
 
 
 def open_tflite(path: str, threads: int) -> Opened:
-    """As :func:`open_onnx`."""
+    """Opens a model as :func:`open_onnx` does."""
     from importlib.metadata import version
 
     from ai_edge_litert.interpreter import Interpreter
@@ -65,7 +65,7 @@ def open_tflite(path: str, threads: int) -> Opened:
 
 
 def open_executorch(path: str, threads: int) -> Opened:
-    """As :func:`open_onnx`. The binding itself, because the package's Python layer wants all of the exporter's dependencies."""
+    """Opens a model as :func:`open_onnx` does. Uses the binding itself, because the package's Python layer wants all dependencies of the exporter."""
     from importlib.metadata import version
 
     import torch
@@ -142,7 +142,7 @@ def sustain(job: dict[str, Any], folder: str) -> list[dict[str, Any]]:
 
 
 def readings(pattern: str) -> list[float]:
-    """Thousandths that the kernel gives in files; those that cannot be read are left out."""
+    """Reads numbers that the kernel gives in files, in thousandths. Files that cannot be read are left out."""
     found = []
     for path in glob.glob(pattern):
         try:
@@ -154,7 +154,7 @@ def readings(pattern: str) -> list[float]:
 
 
 def main(job_path: str, result_path: str) -> None:
-    """Run the job; an item that fails says so and costs no other."""
+    """Runs the job. An item that fails says so, and the others still run."""
     with open(job_path) as file:
         job = json.load(file)
     folder = os.path.dirname(os.path.abspath(job_path))

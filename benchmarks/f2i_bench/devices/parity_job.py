@@ -35,11 +35,11 @@ class Job:
     precision: str
     threads: int
     items: tuple[dict[str, Any], ...]
-    """As in ``job.json``."""
+    """The items as ``job.json`` has them."""
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Their names, in the dataflow's order."""
+        """The names of the components, in the order of the dataflow."""
         return tuple(item["component"] for item in self.items)
 
 

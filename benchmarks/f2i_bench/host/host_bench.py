@@ -25,9 +25,11 @@ from f2i_bench.host.machine import examine
 from f2i_bench.host.workers import Worker, worker
 
 MEMORY_PER_WORKER = 700 << 20
-"""What an engine with its libraries takes beside four times its artifact; so many run side by side as half of the free memory holds."""
+"""The bytes that an engine and its libraries take in addition to four times its artifact. As many run side by side as fit into half of the free
+memory.
+"""
 LIMIT_SECONDS = 0.2
-"""For each figure of the machine's limit, in every round."""
+"""The seconds for each figure of the machine's limit, in every round."""
 INTEGER = ("w8a8", "w8a8-mixed")
 """Precisions whose arithmetic is held against the int8 peak; all others against the fp32 peak."""
 Progress = Callable[[str, int, int], None]
@@ -112,7 +114,7 @@ def bench_host(
 
 
 def host_device() -> Device:
-    """This machine."""
+    """Returns the record of this machine."""
     return Device(
         kind="host",
         name=platform.node() or "host",
@@ -125,7 +127,7 @@ def host_device() -> Device:
 
 
 def versions() -> dict[str, str]:
-    """Of this tool and the engines."""
+    """Returns the versions of this tool and of the engines."""
     return {"f2i-mobile": __version__, **{k: v for k, v in examine()["versions"].items() if v}}
 
 
@@ -152,7 +154,7 @@ def _layers(bundle: Bundle) -> tuple[Layer, ...]:
 
 
 def _groups(bundle: Bundle, variants: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """Variants that are held in memory together."""
+    """Returns the groups of variants that are held in memory together."""
     room, groups, used = psutil.virtual_memory().available / 2, [list[tuple[str, str]]()], 0.0
     for variant in variants:
         need = MEMORY_PER_WORKER + 4 * sum(a.bytes for a in bundle.manifest.artifacts if (a.target, a.precision) == variant)
@@ -198,7 +200,7 @@ def _measure(
 
 
 def _best_limit(threads: int, peaks: Sequence[Limit]) -> Limit:
-    """The best of every figure: a limit is what the machine can do when nothing disturbs it."""
+    """Returns the best value of every figure, because a limit is what the machine can do when nothing disturbs it."""
 
     def best(figures: list[float | None]) -> float | None:
         return max((f for f in figures if f is not None), default=None)
@@ -212,7 +214,7 @@ def _best_limit(threads: int, peaks: Sequence[Limit]) -> Limit:
 
 
 def _try(m: Measured, step: Callable[[Measured], None]) -> None:
-    """A step of a variant that still works."""
+    """Runs one step of a variant that still works."""
     if m.failure:
         return
     try:

@@ -80,7 +80,7 @@ class Variant:
 
 
 def import_engine(target: str) -> None:
-    """The library's own start, which is not the model's load time."""
+    """Starts the library itself, which is not part of the model's load time."""
     if installed(target):
         importlib.import_module(ENGINES[target].module)
 
@@ -95,7 +95,7 @@ def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
 
 
 def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
-    """What one request asks for."""
+    """Answers one request."""
     match request["do"]:
         case "open":
             state["variant"] = Variant(
@@ -138,7 +138,7 @@ def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Answers requests until stdin ends."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     state: dict[str, Variant] = {}

@@ -10,11 +10,13 @@ import torch
 from f2i_bench.core.protocol import Limit
 
 SIDE = 1536
-"""Of the square matrices: large enough to be bound by arithmetic, small enough to be quick."""
+"""The side of the square matrices: large enough to be bound by arithmetic, small enough to be quick."""
 CHANNELS, IMAGE = 256, 66
-"""Of the 3 x 3 convolution: the same arithmetic by oneDNN, because torch's matrix product (MKL) does not use the widest instructions on every make."""
+"""The channels and the side of the 3 x 3 convolution. It measures the same arithmetic by oneDNN, because torch's matrix product (MKL) does not use
+the widest instructions of every processor.
+"""
 STREAM_BYTES = 256 << 20
-"""More than any cache."""
+"""The bytes to copy: more than any cache holds."""
 
 
 def measure_limit(threads: int, seconds: float) -> Limit:

@@ -27,30 +27,30 @@ from f2i_bench.host.workers import worker
 
 ASPECT = 4 / 3
 CHECK_MEGAPIXELS = 2.0
-"""Of the photo that is upscaled to check the prediction."""
+"""The megapixels of the photo that is upscaled to check the prediction."""
 CALIBRATION_MEGAPIXELS = (1.0, 6.0)
-"""Of the photos without a model. The process's memory only ever grows, so the smaller comes first."""
+"""The megapixels of the photos that are processed without a model. The memory of a process only ever grows, so the smaller photo comes first."""
 
 
 class RepeatPipeline(Pipeline):
-    """Enlarges tiles by repetition: all of an upscaling but the model."""
+    """A stand-in for the model that enlarges tiles by repetition, so that the rest of the work can be measured."""
 
     def tile(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """float32 (1, 3, t, t) → (1, 3, s t, s t)."""
+        """Returns the tile (1, 3, t, t), enlarged to (1, 3, s t, s t), float32."""
         scale = self.bundle.manifest.tile.scale
         return lr.repeat(scale, axis=2).repeat(scale, axis=3)
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """What a photo costs beside its tiles: seconds per megapixel, and bytes per pixel of width."""
+    """What a photo costs besides its tiles: seconds per megapixel, and bytes per pixel of width."""
 
     seconds_per_megapixel: float
     bytes_per_column: float
 
 
 def photo_size(megapixels: float) -> tuple[int, int]:
-    """(height, width) of a 4:3 photo."""
+    """Returns the (height, width) of a 4:3 photo."""
     width = round(math.sqrt(megapixels * 1e6 * ASPECT))
     return round(width / ASPECT), width
 

@@ -34,7 +34,7 @@ from f2i_bench.host.host_worker import golden_inputs
 
 PEERS = ("executorch", "tflite")
 RUNS = 3
-"""Runs in a round."""
+"""The number of runs in a round."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _alternate(sessions: list[Session], feed: Mapping[str, np.ndarray], rounds: 
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m f2i_bench.suites.peers", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=2)

@@ -36,7 +36,7 @@ TIME_SPREAD = 0.10
 AROUND_SHARE = 0.05
 START_SECONDS = 1.5
 STARTS = 5
-"""Cold commands of which the fastest counts."""
+"""The number of cold commands that are tried. The fastest counts."""
 CELL = 480
 HOURS = 3 * 3600.0
 
@@ -56,7 +56,7 @@ class Scaled:
 
     @property
     def around_share(self) -> float:
-        """Processor time outside the engines over that inside."""
+        """The processor time outside the engines, divided by the time inside them."""
         return (self.cpu_seconds - self.engine_cpu_seconds) / self.engine_cpu_seconds
 
 
@@ -67,7 +67,7 @@ class MeteredPipeline(Pipeline):
     engine_cpu: float = 0.0
 
     def run(self, component: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """As the pipeline's own."""
+        """Runs a component as the pipeline does, and counts the thread's processor time."""
         began = time.thread_time()
         output = super().run(component, inputs)
         self.engine_cpu += time.thread_time() - began
@@ -131,7 +131,7 @@ def measure_start(bundle: Bundle, variant: tuple[str, str], folder: Path) -> tup
 
 
 def gates(rows: list[Scaled], start: float, torch: bool) -> list[dict[str, Any]]:
-    """What must hold: name, value, limit, passed."""
+    """Returns the gates: name, value, limit, passed."""
     per_megapixel = [r.cpu_seconds / r.megapixels for r in rows]
     memory = [r.peak_rss_bytes for r in rows]
     found = [
@@ -146,7 +146,7 @@ def gates(rows: list[Scaled], start: float, torch: bool) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    """The command. Exit code 1 when a gate failed."""
+    """Runs the command. The exit code is 1 when a gate failed."""
     parser = argparse.ArgumentParser(prog="python -m f2i_bench.suites.scale", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--sizes", default="12,50,200", help="megapixels before upscaling, smallest first")

@@ -48,7 +48,7 @@ class PartClass:
     config_of: Callable[[Any], dict[str, Any]]
     weights: str | None
     published: tuple[tuple[str, str], ...] = ()
-    """Parts of keys as (in files, in this version's module), where the library renamed them since; both are read, the first is written."""
+    """Pairs of parts of keys (in files, in this version's module) that the library renamed. Both are read, the first is written."""
 
     def module_key(self, key: str) -> str:
         """The module's name for a file's key."""
@@ -79,7 +79,7 @@ DINO_KEYS = (
     (".attention.attention.value.", ".attention.v_proj."),
     (".attention.output.dense.", ".attention.o_proj."),
 )
-"""As Meta's DINOv2 checkpoints name them, and as transformers 5 has them in memory."""
+"""Pairs of parts of keys: as Meta's DINOv2 checkpoints name them, and as transformers 5 has them in memory."""
 
 PART_CLASSES: dict[str, dict[str, PartClass]] = {
     "unet": {"UNet2DConditionModel": _diffusers(UNet2DConditionModel)},

@@ -36,7 +36,7 @@ class ModelConfig(BaseModel):
     trained: bool = True
     """False for the random weights of a preset until they are distilled: a bundle of them is not held to what pictures look like."""
     scale: Literal[2] = 2
-    """Enlargement, per side."""
+    """The factor by which each side is enlarged."""
     tile: int = Field(default=256, ge=16, le=2048)
     """Default side of the low-resolution input tile, in pixels."""
     feature_ratio: float = Field(default=0.875, gt=0, le=4)
@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
     noise: bool = False
     """The latent starts as Gaussian noise (an input, drawn by the caller); otherwise as the low-resolution latent."""
     base: Literal["none", "bicubic"] = "none"
-    """What the decoded output is added to."""
+    """What the decoded output is added to: nothing, or the tile enlarged by bicubic."""
     color_fix: Literal["none", "adain"] = "none"
     """What is done with the colours of the whole upscaled photo; see :mod:`f2i_runtime.photo.color`."""
     context: Literal["all", "patches", "null"] = "all"
@@ -56,7 +56,7 @@ class ModelConfig(BaseModel):
     """Patch tokens are averaged over squares of this side before projection."""
     normalization_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     normalization_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Per channel, of the feature encoder's input (ImageNet's, as DINOv2 was trained)."""
+    """The mean and the standard deviation per channel of the feature encoder's input (ImageNet's, as DINOv2 was trained)."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:

@@ -39,7 +39,7 @@ class ActivationRounding(nn.Module):
         return result
 
     def scale(self) -> Tensor:
-        """(1,), float32."""
+        """The scale, (1,), float32."""
         return self.base * self.factor
 
 
@@ -86,7 +86,7 @@ class FakeQuantLayer(nn.Module):
         return result if self.after is None else self.after(result)
 
     def scale(self) -> Tensor:
-        """Of each output channel, (channels,), float32."""
+        """The scale of each output channel, (channels,), float32."""
         return self.base * self.factor
 
     def rounded_weight(self) -> Tensor:

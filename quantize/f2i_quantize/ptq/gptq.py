@@ -18,10 +18,10 @@ from f2i_quantize.ptq.observe import WEIGHT_MAX, weight_integers
 POSITIONS = 1024
 """Positions of one tile that a layer's moments are taken over: a seeded window of a large map, all of a small one."""
 DAMPING = 0.01
-"""Of the mean of the diagonal, added to it."""
+"""The share of the mean of the diagonal that is added to the diagonal."""
 BLOCK = 128
 MOST_BYTES = 1 << 30
-"""Of moments held at a time; larger models take several passes over the tiles."""
+"""The most bytes of moments that are held at a time. Larger models take several passes over the tiles."""
 
 
 def round_layers(

@@ -92,7 +92,7 @@ class ActivationObserver(ObserverBase):
         self.zero_point = int(min(max(round(self.quant_min - low / self.scale), self.quant_min), self.quant_max))
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """For ``convert_pt2e``."""
+        """Called by ``convert_pt2e``: returns the scale and the zero point."""
         return torch.tensor(self.scale), torch.tensor(self.zero_point)
 
 
@@ -101,7 +101,7 @@ def _minmax(observer: ActivationObserver, _: float) -> tuple[float, float]:
 
 
 def _percentile(observer: ActivationObserver, percentile: float) -> tuple[float, float]:
-    """Cuts the same share off both ends."""
+    """Returns the range without the same share of values at both ends."""
     share = observer.histogram.cumsum(0) / observer.histogram.sum().clamp_min(1)
     tail = (1 - percentile / 100) / 2
     width = (observer.high - observer.low) / BINS
@@ -153,7 +153,7 @@ class PerChannelWeightObserver(ObserverBase):
         return fake_quantize_weight(x, self.scale) if self.mode == "fake" else x
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """For ``convert_pt2e``."""
+        """Called by ``convert_pt2e``: returns the scale and the zero point."""
         return self.scale, torch.zeros_like(self.scale, dtype=torch.int64)
 
 

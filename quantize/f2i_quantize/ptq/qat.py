@@ -30,7 +30,7 @@ from f2i_quantize.train.training_state import MovingAverage, Progress, cosine_ra
 EMA = 0.98
 SAVE_EVERY = 50
 ROOM = 0.49
-"""Of a step of the grid: how far from its integer a weight may start."""
+"""How far from its integer a weight may start, as a share of one step of the grid."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Trainee(nn.Module):
 
 
 def read_photos(folder: Path | None, crop: int) -> PhotoSet:
-    """Photos to take crops from; None: those scikit-image ships. Raises UsageError when none is large enough."""
+    """Returns the photos to take crops from; None means those that scikit-image ships. Raises UsageError when none is large enough."""
     if folder is not None:
         return read_folder(folder, min_side=2 * crop)
     found = [read_photo(path, path.parent, 2 * crop, None) for path in map(sample_photo, SAMPLES)]
@@ -94,7 +94,7 @@ def fake_components(start: Start, qat: Qat) -> dict[str, FakeComponent]:
 
 
 def trained_weights(fakes: Mapping[str, FakeComponent], qat: Qat) -> dict[str, nn.Parameter]:
-    """Parameters that are trained, by name, with gradients switched on."""
+    """Returns the parameters that are trained, by name, and switches their gradients on."""
     found: dict[str, nn.Parameter] = {}
     for component, fake in fakes.items():
         if qat.components and component not in qat.components:
@@ -188,7 +188,7 @@ def _hashes(photos: PhotoSet) -> list[dict[str, str]]:
 
 
 def _losses(folder: Path, most: int = 20) -> list[float]:
-    """Mean loss over each twentieth of the run."""
+    """Returns the mean loss over each twentieth of the run."""
     import json
 
     values = [float(json.loads(line)["loss"]) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -42,11 +42,11 @@ class LayerObservers:
     output: ActivationObserver | None = None
 
     def all(self) -> list[PerChannelWeightObserver | ActivationObserver]:
-        """Those there are."""
+        """Returns the observers that exist."""
         return [o for o in (self.weight, self.input, self.output) if o is not None]
 
     def switch(self, mode: Mode) -> None:
-        """Set the mode of all."""
+        """Sets the mode of all observers."""
         for observer in self.all():
             observer.mode = mode
 

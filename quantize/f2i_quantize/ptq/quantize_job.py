@@ -36,7 +36,7 @@ from f2i_quantize.rewrites.passes import rewritten
 from f2i_quantize.rewrites.split_skips import SplitSkipResnet
 
 TEST_TILES = 4
-"""Tiles, other than those of calibration, on which the output of the whole model is compared with the float one's."""
+"""The number of tiles on which the output of the whole model is compared with the float model's. They are not among the calibration tiles."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class QuantizeOptions:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on its way: loaded, run on the calibration tiles, and calibrated by ``recipe``."""
+    """A model while it is being quantized: loaded, run on the calibration tiles, and calibrated by ``recipe``."""
 
     options: QuantizeOptions
     recipe: Recipe
@@ -65,7 +65,7 @@ class Subject:
     rules: dict[str, Rule]
     tensors: dict[str, Tensor]
     sqnr: dict[str, float | None]
-    """Of each component in simulation, dB."""
+    """The SQNR of each component in simulation, in dB."""
 
     def integers(self) -> list[str]:
         """Names of the int8 layers."""
@@ -203,7 +203,7 @@ def measure(subject: Subject, progress: Progress, target_psnr: float | None) -> 
 
 
 def output_error(subject: Subject, progress: Progress) -> sensitivity.OutputError:
-    """Of the tile's output with all of the recipe's layers quantized, on tiles that calibration did not see."""
+    """Returns the error of a tile's output with all of the recipe's layers quantized, on tiles that calibration did not see."""
     return workbench(subject, _test_tiles(subject), progress).error(subject.integers())
 
 
@@ -235,7 +235,7 @@ def _save(options: QuantizeOptions, model: Any, quantized: Quantized) -> None:
 
 
 def _work(options: QuantizeOptions) -> Path:
-    """Where a run keeps what it has finished, beside what it writes."""
+    """Returns the folder in which a run keeps what it has finished, beside its output."""
     return options.out.with_name(f".{options.out.name}.f2i-quantize")
 
 

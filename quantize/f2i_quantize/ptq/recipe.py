@@ -43,7 +43,7 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """What rules match: ``component/module.path``."""
+        """Returns the name that rules match: ``component/module.path``."""
         return f"{self.component}/{self.path}"
 
 
@@ -52,20 +52,20 @@ class _Strict(BaseModel):
 
 
 class Rule(_Strict):
-    """What becomes of the layers that all three of ``match``, ``ops`` and ``position`` select."""
+    """The rule for the layers that all three of ``match``, ``ops`` and ``position`` select."""
 
     match: str = "*"
     """Glob over ``component/module.path``; ``*`` crosses dots."""
     ops: tuple[Op, ...] = ("conv2d", "linear")
     position: tuple[Literal["first", "last", "inside"], ...] = ("first", "last", "inside")
-    """Of the layer in its component's graph."""
+    """The position of the layer in its component's graph."""
     weights: WeightKind
     activations: ActivationKind = "float"
     optional: bool = False
     """Whether the rule may match nothing: for parts that not every model has."""
 
     def selects(self, layer: Layer) -> bool:
-        """Whether this rule is about ``layer``."""
+        """Returns whether this rule applies to ``layer``."""
         return layer.op in self.ops and layer.position in self.position and fnmatchcase(layer.name, self.match)
 
 
@@ -87,7 +87,9 @@ class Qat(_Strict):
     lr: float = Field(default=1e-5, gt=0)
     """Highest learning rate of weights and biases; a cosine takes it to a hundredth."""
     scale_lr: float = Field(default=1e-4, ge=0)
-    """The same for scales of weights and activations, as factors of what calibration found (LSQ, Esser et al., arXiv 1902.08153); 0 keeps them."""
+    """The highest learning rate of the scales of weights and activations, as factors of what calibration found (LSQ, Esser et al., arXiv 1902.08153);
+    0 keeps the scales.
+    """
     components: tuple[str, ...] = ()
     """Which components are trained; none: all that have quantized layers."""
 
@@ -104,20 +106,22 @@ class Recipe(_Strict):
     """Share of values, in percent, that the percentile observer keeps inside the range."""
     weight_observer: Literal["minmax", "mse"] = "mse"
     rounding: Literal["nearest", "gptq"] = "nearest"
-    """Of weights: each to its nearest, or one column after another, each making up for the error of those before (:mod:`f2i_quantize.ptq.gptq`)."""
+    """How weights are rounded: each to its nearest value, or one column after another, each making up for the error of those before
+    (:mod:`f2i_quantize.ptq.gptq`).
+    """
     bias_correction: bool = True
     smoothing: tuple[Smoothing, ...] = ()
     split_skips: bool = False
     """Whether convolutions of a skip concatenation are cut in two, each half with a scale of its own (:mod:`f2i_quantize.rewrites.split_skips`)."""
     tiles: int = Field(default=32, ge=1, le=4096)
-    """Calibration tiles."""
+    """The number of calibration tiles."""
     seed: int = Field(default=0, ge=0)
     target_psnr: float | None = Field(default=None, gt=0, le=200)
     """Layers are left float until the tile's output has this PSNR in dB to the float model's; those chosen become rules (:mod:`f2i_quantize.ptq.mixed`)."""
     qat: Qat | None = None
 
     def sha256(self) -> str:
-        """Hash of everything but the description."""
+        """The hash of everything except the description."""
         content = self.model_dump(mode="json", exclude={"description"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

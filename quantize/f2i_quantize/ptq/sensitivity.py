@@ -52,11 +52,11 @@ class OutputError:
     """Mean square of the float output."""
 
     def psnr_db(self) -> float | None:
-        """For a range of 1; None where the outputs are equal."""
+        """The PSNR in dB for a range of 1; None where the outputs are equal."""
         return None if self.mse == 0 else -10 * math.log10(self.mse)
 
     def sqnr_db(self) -> float | None:
-        """None where the outputs are equal or the float one is zero."""
+        """The SQNR in dB; None where the outputs are equal or the float output is zero."""
         return None if self.mse == 0 or self.signal == 0 else 10 * math.log10(self.signal / self.mse)
 
 
@@ -70,7 +70,7 @@ class Workbench:
         self.tiles = [graph.run(tile, extra) for tile in tiles]
 
     def error(self, quantized: Collection[str], tiles: int | None = None) -> OutputError:
-        """Of the output with exactly the layers ``quantized`` in int8, on the first ``tiles``."""
+        """Returns the error of the output with exactly the layers ``quantized`` in int8, on the first ``tiles``."""
         active = {name for name, fake in self.fakes.items() if fake.switch(quantized)}
         used = self.tiles[:tiles]
         error = signal = 0.0
@@ -162,7 +162,7 @@ def measure_units(bench: Workbench, wanted: Sequence[Unit], key: str, progress: 
 
 
 def unit_record(unit: Unit, error: OutputError, total_macs: int) -> dict[str, Any]:
-    """One unit as JSON."""
+    """Returns one unit as a record that JSON can hold."""
     return {
         "name": unit.name,
         "layers": list(unit.layers),

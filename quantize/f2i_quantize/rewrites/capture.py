@@ -31,7 +31,7 @@ class HalfInside(nn.Module):
 
 
 HALF_REWRITE_LIMIT = 2e-4
-"""The same for rewrites made only for half precision, whose own rounding is 5e-4."""
+"""The same limit for rewrites that are made only for half precision, whose own rounding is 5e-4."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def rewrite_for_half(
 
 @dataclass(frozen=True)
 class _Proof:
-    """What rewrites are held to. They are proved together, with one pass over the tiles: a pass of a large decoder takes a minute."""
+    """Checks the rewrites against their limit. They are proved together, with one pass over the tiles, because a pass of a large decoder takes a
+    minute.
+    """
 
     label: str
     original: nn.Module
@@ -108,7 +110,7 @@ class _Proof:
         return max(relative_l2(reference, module(*tile)) for reference, tile in zip(references, self.tiles, strict=True))
 
     def _blame(self, start: Rewritten, steps: tuple[rewrites.Rewrite, ...], references: Sequence[Tensor], error: float) -> NoReturn:
-        """Once more, one after another, to name the rewrite."""
+        """Proves the rewrites one after another, to name the one that changed the numbers."""
         culprit = "all"
         for name, _, module in rewrites.apply(start.module, steps):
             found = self._error(module, references)

@@ -50,7 +50,7 @@ LOOKS: tuple[tuple[str, str, tuple[int, int]], ...] = (
 """Kind of crop, the sample photo, and the crop's top left corner."""
 LOOK_SIDE = 128
 NOISE_SIGMA = 10.0
-"""Of the noise added to the noisy crop, in 8-bit steps."""
+"""The standard deviation of the noise that is added to the noisy crop, in 8-bit steps."""
 
 
 def score_set(folder: Path, upscale: Upscale, distance: TokenDistance | None = None) -> dict[str, float | None]:

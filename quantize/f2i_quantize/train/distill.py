@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DistillProgress:
-    """Where a run is; handed to ``progress`` at every logged step and evaluation."""
+    """The progress of a run, handed to ``progress`` at every logged step and evaluation."""
 
     step: int
     steps: int
@@ -60,7 +60,7 @@ class DistillProgress:
     seconds: float
     """Wall time, over all parts of a resumed run."""
     validation_psnr_y: float | None
-    """dB, when this report is an evaluation."""
+    """The PSNR-Y in dB when this report is an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DistillResult:
 
     out: Path
     sha256: str
-    """Of the checkpoint at ``out``."""
+    """The hash of the checkpoint at ``out``."""
     steps: int
     interrupted: bool
     """Ctrl-C came: the state is saved, and ``resume`` goes on; ``out`` is written all the same if there was an evaluation."""
@@ -112,7 +112,7 @@ class Trainee(nn.Module):
 
 
 def learning_rate(options: DistillOptions, step: int) -> float:
-    """Of optimizer step ``step`` (from 0): linear warm-up, then a cosine to ``final_lr``."""
+    """Returns the learning rate of optimizer step ``step`` (from 0): a linear warm-up, then a cosine to ``final_lr``."""
     return cosine_rate(step, options.steps, warmup=options.warmup, highest=options.lr, lowest=options.final_lr)
 
 

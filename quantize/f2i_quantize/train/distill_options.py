@@ -38,9 +38,13 @@ class DistillOptions(BaseModel):
     teacher: str | None = None
     """A checkpoint; without one the student learns from the photos alone (which is how a teacher is made)."""
     perceptual: Path | None = None
-    """A DINOv2 folder whose features of the output are drawn to those of the photo: a stage of its own, from the checkpoint of a stage without it."""
+    """A DINOv2 folder. The features of the output are pulled towards those of the photo. This is a stage of its own, which starts from the checkpoint
+    of a stage without it.
+    """
     init: Literal["prune", "random", "checkpoint"] = "prune"
-    """Of a preset's student: the teacher's pruned weights (random without one), random, or ``checkpoint``: the bundled model."""
+    """How the student of a preset starts: ``prune``, with the teacher's pruned weights (random without a teacher); ``random``; or ``checkpoint``, the
+    bundled model.
+    """
     resume: bool = False
     validation: Path | None = None
     """Folder of photos to evaluate on; without it ``holdout`` training photos are held out."""
@@ -51,7 +55,7 @@ class DistillOptions(BaseModel):
     crop: int = Field(default=64, ge=16)
     """Side of a low-resolution crop, pixels."""
     candidates: int = Field(default=1, ge=1)
-    """Crops looked at for each one taken (the one with most detail)."""
+    """The number of crops that are looked at for each one taken, which is the one with the most detail."""
     degradation: Degradation = "bicubic"
     weights: LossWeights = LossWeights()
     lr: float = Field(default=5e-4, gt=0)
@@ -60,14 +64,14 @@ class DistillOptions(BaseModel):
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm."""
+    """The largest gradient norm."""
     ema: float = Field(default=0.999, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     amp: bool = True
     """Forward and backward in bfloat16 where autocast says so; weights, losses and the optimizer stay float32."""
     device: Literal["auto", "cpu"] = "auto"
     dtype: Literal["float16", "float32"] = "float16"
-    """Of the weights written to ``out``."""
+    """The data type of the weights that are written to ``out``."""
     log_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=1000, ge=1)
     evaluation_tile: int = Field(default=256, ge=16)
@@ -77,7 +81,7 @@ class DistillOptions(BaseModel):
     workers: int = Field(default=0, ge=0)
     """Processes that cut crops during training; 0 cuts them in the training process. Does not change what is cut."""
     cache: Path | None = None
-    """Folder for decoded photos, by hash."""
+    """A folder for decoded photos, by hash."""
     tensorboard: bool = False
 
     def identity(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ Upscale = Callable[[Pixels], Pixels]
 """uint8 (h, w, 3) → uint8 (2h, 2w, 3)."""
 
 OVERLAP = 32
-"""Of neighbouring tiles, low-resolution pixels; a quarter of the tile where that is less."""
+"""The overlap of neighbouring tiles in low-resolution pixels; a quarter of the tile where that is less."""
 _MS_SSIM_SIDE = 176
 
 
@@ -38,11 +38,11 @@ class Scores:
     gmsd: float
     haarpsi: float
     lr_psnr: float
-    """Downscaled output against the input, dB over RGB: what the model contradicts of what it was given."""
+    """The PSNR in dB over RGB of the downscaled output against the input: how far the model contradicts what it was given."""
 
 
 def bicubic(lr: Pixels) -> Pixels:
-    """MATLAB ``imresize(lr, 2)``."""
+    """Returns MATLAB's ``imresize(lr, 2)``."""
     result: Pixels = resize(lr, lr.shape[0] * SCALE, lr.shape[1] * SCALE)
     return result
 

@@ -89,7 +89,7 @@ class TokenDistance(nn.Module):
 
 
 def patch_tokens(encoder: FeatureBackbone, pixels: Tensor) -> Tensor:
-    """What a DINOv2 says of every patch: normalised pixels (n, 3, s, s) → (n, patches, features), CLS and registers left out."""
+    """Returns what a DINOv2 says about every patch: normalised pixels (n, 3, s, s) → (n, patches, features), without CLS and registers."""
     tokens: Tensor = encoder(pixels).last_hidden_state
     return tokens[:, 1 + getattr(encoder.config, "num_register_tokens", 0) :]
 

@@ -15,7 +15,7 @@ from f2i_runtime.errors import BundleError, UsageError
 
 SCHEMA = 1
 SOURCE_SUFFIX = ".source.pt2"
-"""Of the program an artifact was converted from: for diagnosis, never shipped."""
+"""The suffix of the program that an artifact was converted from. It is kept for diagnosis and never shipped."""
 CHUNKS = ".chunks"
 """Suffix of an artifact that is a folder of parts: they run in the order of their names, each on the component's inputs and what came before it."""
 TARGETS = ("coreml", "executorch", "tflite", "onnx")
@@ -213,7 +213,7 @@ class Gates(Record):
     simulated_sqnr_gap_db: dict[Target, float] = {"coreml": 1.0, "executorch": 0.5, "tflite": 0.5, "onnx": 0.5}
     """Between an engine's SQNR and that of the QDQ program its artifact was lowered from. Core ML computes what is not int8 in fp16."""
     layer_rel_l2: float = 1e-2
-    """Of an artifact's quantized layer that is given what the QDQ program's layer was given."""
+    """The largest relative L2 error of a quantized layer of an artifact when it is given the input of the QDQ program's layer."""
     engines_psnr_db: float | None = 45.0
     """Between the photos of two engines of the same quantized precision; null for random weights, see :func:`default_gates`."""
     seam_ratio: float = 1.2
@@ -233,7 +233,7 @@ def parse_color_fix(text: str | None) -> ColorFix | None:
 
 
 def default_gates(trained: bool) -> Gates:
-    """Of a new bundle. Random weights are not held to what pictures look like, for they make none: the figures are measured and not judged.
+    """Returns the gates of a new bundle. Random weights make no pictures, so the figures of pictures are measured and not judged.
 
     Their int8 rounding grows from layer to layer until two correct engines differ as much as either does from floats. What is judged is that a component
     computes what it should: a float one the reference, an int8 one its QDQ program, as a whole and layer by layer.
@@ -284,7 +284,7 @@ class Manifest(Record):
     """What the model wants done with its output's colours; an app applies it to the whole photo."""
     artifacts: tuple[Artifact, ...]
     reference_stages: tuple[Stage, ...] = ()
-    """Of capturing the full-precision programs and golden vectors; an artifact has its own."""
+    """The stages of capturing the full-precision programs and golden vectors. An artifact has stages of its own."""
     golden: tuple[Golden, ...] = ()
     gates: Gates = Gates()
 

@@ -69,7 +69,9 @@ class Phone:
             raise DeviceError(f"{self.serial}: the device is gone")
 
     def try_shell(self, command: str) -> str:
-        """The same for what a device may not have: empty when it fails. A device that is gone still raises."""
+        """Runs a command for something that a device may not have, and returns an empty text when it fails. A device that is gone still raises
+        DeviceError.
+        """
         done = self._adb(["shell", command], SHELL_SECONDS, f"shell {command[:60]!r}")
         return "" if done.returncode else done.stdout
 
@@ -98,13 +100,13 @@ class Phone:
         return self.try_shell(f"getprop {name}").strip()
 
     def celsius(self) -> float | None:
-        """The hottest thermal zone."""
+        """Returns the temperature of the hottest thermal zone."""
         found = self.try_shell("cat /sys/class/thermal/thermal_zone*/temp 2>/dev/null; true")
         values = [int(word) / 1e3 for word in found.split() if re.fullmatch(r"-?\d+", word)]
         return max((v for v in values if PLAUSIBLE[0] <= v <= PLAUSIBLE[1]), default=None)
 
     def megahertz(self) -> float | None:
-        """The fastest core's present clock."""
+        """Returns the present clock of the fastest core."""
         found = self.try_shell("cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq 2>/dev/null; true")
         return max((int(word) / 1e3 for word in found.split() if word.isdigit()), default=None)
 

@@ -23,7 +23,7 @@ from f2i_runtime.errors import UsageError
 from f2i_bench.devices.parity_job import Job
 
 PROGRAMS = {"executor_runner": "executorch", "benchmark_model": "tflite", "onnxruntime_perf_test": "onnx"}
-"""What a program's name holds → the target that it runs. LiteRT's is published as ``android_aarch64_benchmark_model``."""
+"""The part of a program's name that tells which target it runs. LiteRT's program is published as ``android_aarch64_benchmark_model``."""
 PACKAGES = (".tgz", ".tar.gz", ".aar", ".jar", ".zip", ".whl")
 ARM = re.compile(r"arm64|aarch64", re.I)
 
@@ -60,7 +60,7 @@ class Plan:
 
 
 def open_runners(paths: Sequence[Path], folder: Path) -> tuple[Runner, ...]:
-    """One for each path, at most one for each target. Raises UsageError as :func:`open_runner`."""
+    """Returns one runner for each path, at most one for each target. Raises UsageError as :func:`open_runner` does."""
     runners: list[Runner] = []
     for k, path in enumerate(paths):
         inside = folder / str(k)

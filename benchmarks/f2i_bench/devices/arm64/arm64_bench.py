@@ -26,7 +26,7 @@ LEVELS = {"cortex-a53": "plain NEON", "cortex-a76": "dot product, fp16", "cortex
 """Processors that qemu emulates, and what each adds."""
 RUN_SECONDS = 1800.0
 COUNTED_RUNS = 3
-"""Of each component, after the one that is compared; the median of their instructions is the row's."""
+"""Runs of each component that follow the compared one. The median of their instructions goes into the row."""
 Progress = Callable[[str, int, int], None]
 
 
