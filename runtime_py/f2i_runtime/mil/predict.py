@@ -1,6 +1,6 @@
 """Gives coremltools' own ``MLModel.predict`` and ``make_state`` to systems without Core ML.
 
-    from f2i_runtime.mil.predict import install
+    from f2i.coreml_on_linux import install
     install()
     model = coremltools.models.MLModel("model.mlpackage")      # now predicts, with the evaluator
 

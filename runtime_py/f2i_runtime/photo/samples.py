@@ -35,7 +35,7 @@ def sample_photo(name: str = "coffee.png") -> Path:
 
 
 def load_rgb(path: Path) -> np.ndarray:
-    """A small photo as float32 (h, w, 3) in [0, 1], for tiles and tests; whole photos go through :mod:`runtime_py.photo`."""
+    """A small photo as float32 (h, w, 3) in [0, 1], for tiles and tests; whole photos go through :mod:`f2i_runtime.photo.reader`."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), dtype=np.float32) / 255
 

@@ -1,6 +1,6 @@
 """``f2i bench --device apple``: Core ML packages on a Mac, per compute unit, with MLComputePlan's placement of every op. macOS only.
 
-Not run by us: no Mac was at hand. The iPhone's side is the Swift package in ``benchmarks/apple``.
+Not run by us: no Mac was at hand. The iPhone's side is the Swift package in ``benchmarks/f2i_bench/devices/apple``.
 """
 
 from __future__ import annotations
