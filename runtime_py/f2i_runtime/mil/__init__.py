@@ -1,7 +1,7 @@
 """Runs the Core ML ML Program saved in an ``.mlpackage`` on any system, with torch's CPU kernels as arithmetic.
 
-    from f2i.coreml_on_linux import load                           # the same as f2i_runtime.mil.load
-    outputs = load("unet.mlpackage")(latent=..., context=...)      # numpy in, numpy out
+    from f2i.coreml_on_linux import load    # the same as f2i_runtime.mil.load
+    outputs = load("unet.mlpackage")({"latent": ..., "context": ...})    # numpy in, numpy out
 
 It proves the graph, the weights, their compression and the declared precision of what was saved. It cannot prove what Apple's own kernels
 do with it: the Neural Engine's accumulation, fused attention, placement, compile failures and latency.

@@ -37,12 +37,12 @@ BEFORE: tuple[tuple[str, str], ...] = (
     ("time.time", "the test measures its own speed"),
 )
 # Operations that no test of coremltools judges, and what does instead.
-OWN_TESTS = "our own comparison with coremltools' value inference notices it: tests/test_mil_mutants.py"
+OWN_TESTS = "our own comparison with coremltools' value inference notices it: tests/runtime_py/test_mil_mutants.py"
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("acos", "asin", "atanh", "ceil", "cosh", "exp2", "fill", "mod", "reduce_l1_norm", "sinh", "tan"), OWN_TESTS),
-    "classify": "returns a name and a dictionary, no tensor; tests/test_mil_mutants.py compares both",
+    "classify": "returns a name and a dictionary, no tensor; tests/runtime_py/test_mil_mutants.py compares both",
     "make_list": "its elements are zero or unset, of which 1 % is nothing; tests of list_write and list_read judge its length",
-    "non_maximum_suppression": "tests/test_mil_mutants.py notices it, on boxes counted by hand",
+    "non_maximum_suppression": "tests/runtime_py/test_mil_mutants.py notices it, on boxes counted by hand",
 }
 
 
