@@ -8,6 +8,7 @@ import pytest
 from repository import ROOT
 from typer.main import get_command
 
+import f2i
 from f2i.cli import app
 
 OUTSIDE = {"--f2i-bundle", "--num_processes", "--extra-index-url", "--ablation", "--pictures"}
@@ -108,6 +109,8 @@ def test_every_module_that_is_run_or_imported_exists(path):
     names = re.findall(r"(?:-m |from )(f2i[\w.]*)", text)
     for name in names:
         assert importlib.util.find_spec(name), f"{path.name} names {name}"
+    for name in re.findall(r"\bf2i\.(\w+)\(", text):
+        assert name in f2i.__all__, f"{path.name} calls f2i.{name}"
 
 
 @each_document
