@@ -121,3 +121,34 @@ def test_no_docstring_begins_with_a_bare_of(package):
     for path in sorted((ROOT / HOUSE[package] / package).rglob("*.py")):
         found = [line for line, text in docstrings(path) if text.lstrip().startswith("Of ")]
         assert not found, f"{path.relative_to(ROOT)}, lines {found}: say what it is in a full sentence"
+
+
+LINES, FUNCTION_LINES, PARAMETERS = 400, 60, 6
+COMMANDS = ROOT / "f2i" / "commands"
+MIL_OPERATIONS = ROOT / "runtime_py" / "f2i_runtime" / "mil" / "ops"
+"""A function there has the parameters of the operation that it computes, under MIL's own names."""
+TOO_LARGE = {"_against_truth", "capture_reference", "lower_component", "_assemble"}
+"""Functions that are still to be made smaller."""
+
+
+def functions(path):
+    """Every function of a file with its number of lines and of parameters, ``self`` and ``cls`` not counted."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = sum(a.arg not in ("self", "cls") for a in every) + bool(node.args.vararg) + bool(node.args.kwarg)
+            yield node.name, node.end_lineno - node.lineno + 1, count
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_files_and_functions_stay_small(package):
+    for path in sorted((ROOT / HOUSE[package] / package).rglob("*.py")):
+        name = path.relative_to(ROOT)
+        assert len(path.read_text().splitlines()) <= LINES, f"{name}: split it by subject"
+        for function, lines, parameters in functions(path):
+            if function in TOO_LARGE:
+                continue
+            assert lines <= FUNCTION_LINES, f"{name}: {function} has {lines} lines"
+            if path.is_relative_to(MIL_OPERATIONS) or (path.parent == COMMANDS and not function.startswith("_")):
+                continue
+            assert parameters <= PARAMETERS, f"{name}: {function} takes {parameters}; a record says what belongs together"

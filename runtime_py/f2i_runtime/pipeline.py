@@ -19,8 +19,8 @@ from f2i_runtime.memory import trim_heap
 from f2i_runtime.metrics.fidelity import to_uint8
 from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.reader import PhotoReader
-from f2i_runtime.photo.writer import PhotoWriter
-from f2i_runtime.tiling.blend import ReadRows, TilePlan, plan_tiles, upscale_array, upscale_blocks
+from f2i_runtime.photo.writer import Encoding, PhotoWriter
+from f2i_runtime.tiling.blend import ReadRows, TilePlan, upscale_array, upscale_blocks
 
 REFERENCE = ("torch", "fp32")
 """The engine and precision of the full-precision reference."""
@@ -125,9 +125,7 @@ def choose_variant(bundle: Bundle, target: str | None, precision: str | None) ->
 def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = None) -> TilePlan:
     """Tiles over a photo as the manifest asks, or with another overlap. Raises UsageError."""
     tile = bundle.manifest.tile
-    return plan_tiles(
-        height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window
-    )
+    return TilePlan(height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window)
 
 
 @dataclass(frozen=True)
@@ -175,9 +173,8 @@ def upscale_photo(
         if fix == "adain":
             colors = ColorSums(reader.decode, grey=reader.is_grey)
             read_rows = colors.reading(reader.samples)
-        with PhotoWriter(
-            destination, width, height, like=reader, quality=options.quality, bit_depth=options.bit_depth, recolor=colors is not None
-        ) as writer:
+        encoding = Encoding(options.quality, options.bit_depth, recolor=colors is not None)
+        with PhotoWriter(destination, width, height, like=reader, encoding=encoding) as writer:
             # One tile at a time, in a thread of its own: the next rows are read and the last tile is blended and written meanwhile.
             tiles = upscale_blocks(read_rows, plan, pipeline.tile, decode=reader.decode, progress=progress, threads=1)
             with contextlib.closing(tiles) as blocks:

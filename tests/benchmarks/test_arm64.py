@@ -43,10 +43,10 @@ def test_fp16_on_a_processor_without_it_fails_in_its_own_rows(tiny_bundle):
 @emulated
 @pytest.mark.slow
 def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundle, tmp_path):
-    from f2i_bench.devices.parity_job import judge, run_here, stage
+    from f2i_bench.devices.parity_job import Load, judge, run_here, stage
 
     bundle = open_bundle(tiny_bundle)
-    job = stage(bundle, "onnx", "fp32", tmp_path / "job", threads=1, warmup=0, runs=0)
+    job = stage(bundle, "onnx", "fp32", tmp_path / "job", Load(threads=1))
     result = run_here(job, 300)
     native = tmp_path / "native"
     native.mkdir()

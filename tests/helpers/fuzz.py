@@ -239,7 +239,7 @@ def read_photo(path: Path, folder: Path) -> None:
     """Read to the end; a small photo is enlarged and written too, in a format that keeps its extras."""
     from f2i_runtime.photo.reader import PhotoReader
     from f2i_runtime.photo.writer import PhotoWriter
-    from f2i_runtime.tiling.blend import plan_tiles, upscale_blocks
+    from f2i_runtime.tiling.blend import TilePlan, upscale_blocks
 
     with PhotoReader(path) as reader:
         if reader.width * reader.height > SMALL:
@@ -247,7 +247,7 @@ def read_photo(path: Path, folder: Path) -> None:
                 reader.samples(y, min(y + 64, reader.height))
             return
         out = folder / f"out{(path.stat().st_size % 3 == 0 and '.png') or (path.stat().st_size % 3 == 1 and '.jpg') or '.webp'}"
-        plan = plan_tiles(reader.height, reader.width, tile=64, overlap=8)
+        plan = TilePlan(reader.height, reader.width, tile=64, overlap=8)
         try:
             with PhotoWriter(out, 2 * reader.width, 2 * reader.height, like=reader) as writer:
                 enlarge = upscale_blocks(reader.samples, plan, lambda t, _: t.repeat(2, 2).repeat(2, 3), decode=reader.decode)

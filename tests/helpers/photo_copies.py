@@ -2,7 +2,7 @@
 
 import numpy as np
 from f2i_runtime.photo.reader import PhotoReader
-from f2i_runtime.photo.writer import PhotoWriter
+from f2i_runtime.photo.writer import Encoding, PhotoWriter
 from PIL import Image
 
 
@@ -19,7 +19,7 @@ def read(path, step=50):
 def copy(source, out, scale=1, **options):
     """Nearest enlargement through reader and writer; returns the warnings of both."""
     with PhotoReader(source) as reader:
-        with PhotoWriter(out, reader.width * scale, reader.height * scale, like=reader, **options) as writer:
+        with PhotoWriter(out, reader.width * scale, reader.height * scale, like=reader, encoding=Encoding(**options)) as writer:
             for y in range(reader.height):
                 writer.write(reader.rows(y, y + 1).repeat(scale, 0).repeat(scale, 1))
         return reader.warnings + writer.warnings

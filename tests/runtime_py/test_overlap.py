@@ -7,7 +7,7 @@ from f2i_runtime.errors import UsageError
 from f2i_runtime.tiling.blend import upscale_array
 from f2i_runtime.tiling.overlap import ROUNDING, choose_overlap, sample_pairs
 from f2i_runtime.tiling.seams import seam_bands
-from f2i_runtime.tiling.tile_plan import parse_overlap, plan_tiles
+from f2i_runtime.tiling.tile_plan import TilePlan, parse_overlap
 from scipy.ndimage import uniform_filter1d
 
 TILE = TileSpec(size=64, scale=2, overlap=4, multiple=4)
@@ -43,7 +43,7 @@ def test_the_receptive_field_is_found_and_seams_are_gone(radius):
         """Against the whole image, on a photo whose tiles share exactly ``overlap``."""
         side = TILE.size + 2 * (TILE.size - overlap)
         photo = sample_pairs(TileSpec(size=256, scale=2, overlap=0, multiple=4))[1][:, :side, :side].transpose(1, 2, 0)
-        plan = plan_tiles(side, side, tile=TILE.size, overlap=overlap)
+        plan = TilePlan(side, side, tile=TILE.size, overlap=overlap)
         error = upscale_array(photo, plan, lambda tile, _: blur(radius)(tile)) - whole(photo, radius)
         rows, columns = seam_bands(plan)
         return float(np.sqrt(np.mean(error[rows[:, None] | columns] ** 2)))

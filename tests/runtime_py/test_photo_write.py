@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from f2i_runtime.errors import PhotoError, UsageError
 from f2i_runtime.photo.reader import PhotoReader
-from f2i_runtime.photo.writer import PhotoWriter
+from f2i_runtime.photo.writer import Encoding, PhotoWriter
 from photo_copies import copy, read, save, with_alpha
 from PIL import Image
 
@@ -31,9 +31,9 @@ def test_outputs_that_cannot_be(lone, name, size, words):
 
 def test_options_that_cannot_be(lone):
     with pytest.raises(UsageError, match="JPEG cannot hold 16 bits"):
-        PhotoWriter(lone / "a.jpg", 8, 8, bit_depth=16)
+        PhotoWriter(lone / "a.jpg", 8, 8, encoding=Encoding(bit_depth=16))
     with pytest.raises(UsageError, match="quality 0"):
-        PhotoWriter(lone / "a.jpg", 8, 8, quality=0)
+        PhotoWriter(lone / "a.jpg", 8, 8, encoding=Encoding(quality=0))
 
 
 def test_the_photo_itself_is_no_output(tmp_path, chelsea):
@@ -173,6 +173,6 @@ def test_large_spool_header_is_read_back(tmp_path):
     """Heights around the strip size, and one strip, whose offset is stored another way."""
     for height in (1, 63, 64, 65, 200):
         pixels = np.random.default_rng(height).random((height, 5, 3), dtype=np.float32)
-        with PhotoWriter(tmp_path / "a.tif", 5, height, bit_depth=16) as writer:
+        with PhotoWriter(tmp_path / "a.tif", 5, height, encoding=Encoding(bit_depth=16)) as writer:
             writer.write(pixels)
         assert np.abs(read(tmp_path / "a.tif") - pixels).max() < 1e-5

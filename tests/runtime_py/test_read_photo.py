@@ -8,7 +8,7 @@ import pyvips
 from f2i_runtime.errors import UsageError
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.rotate import TURNS
-from f2i_runtime.photo.writer import PhotoWriter
+from f2i_runtime.photo.writer import Encoding, PhotoWriter
 from photo_copies import copy, read, save, with_alpha
 from PIL import Image, ImageCms
 
@@ -66,7 +66,7 @@ def current_umask():
 def test_values_are_clipped_and_rounded(tmp_path, bit_depth):
     white = 255 if bit_depth == 8 else 65535
     values = np.array([-1.0, 0.0, 0.4 / white, 0.6 / white, 0.5, 1.0, 7.0], dtype=np.float32)
-    with PhotoWriter(tmp_path / "a.png", 7, 1, bit_depth=bit_depth) as writer:
+    with PhotoWriter(tmp_path / "a.png", 7, 1, encoding=Encoding(bit_depth=bit_depth)) as writer:
         writer.write(np.repeat(values[None, :, None], 3, axis=2))
     written = pyvips.Image.new_from_file(str(tmp_path / "a.png")).numpy()[0, :, 0]
     assert written.tolist() == [0, 0, 0, 1, round(white / 2), white, white]

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 from f2i_runtime.errors import UsageError
-from f2i_runtime.tiling.blend import TilePlan, plan_tiles, upscale_array, upscale_blocks, upscale_rows, window
+from f2i_runtime.tiling.blend import TilePlan, upscale_array, upscale_blocks, upscale_rows, window
 from f2i_runtime.tiling.seams import SeamSums, seam_bands, seam_ratio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ def plans(draw):
     tile = align * draw(st.integers(1, 24 // align))
     overlap = align * draw(st.integers(0, max(0, (tile - 1) // 2) // align))
     margin = draw(st.integers(0, max(0, (overlap - 1) // 2)))
-    return plan_tiles(
+    return TilePlan(
         draw(st.integers(1, 70)),
         draw(st.integers(1, 70)),
         tile=tile,
@@ -90,9 +90,9 @@ def test_margin_of_the_receptive_field_equals_the_whole_image(size):
     def model(tile, position):
         return box_blur(tile[0].transpose(1, 2, 0), radius).transpose(2, 0, 1)[None]
 
-    plan = plan_tiles(*size, tile=20, overlap=9, scale=1, margin=radius)
+    plan = TilePlan(*size, tile=20, overlap=9, scale=1, margin=radius)
     np.testing.assert_allclose(upscale_array(image, plan, model), box_blur(image, radius), atol=1e-6)
-    plain = plan_tiles(*size, tile=20, overlap=9, scale=1)
+    plain = TilePlan(*size, tile=20, overlap=9, scale=1)
     assert np.abs(upscale_array(image, plain, model) - box_blur(image, radius)).max() > 1e-4
 
 
@@ -103,7 +103,7 @@ def test_align_keeps_a_strided_model_exact():
         pooled = tile.reshape(1, 3, tile.shape[2] // 4, 4, tile.shape[3] // 4, 4).mean(axis=(3, 5))
         return pooled.repeat(4, 2).repeat(4, 3)
 
-    plan = plan_tiles(50, 38, tile=16, overlap=4, scale=1, align=4)
+    plan = TilePlan(50, 38, tile=16, overlap=4, scale=1, align=4)
     padded = np.pad(image, ((0, 2), (0, 2), (0, 0)), mode="reflect").transpose(2, 0, 1)[None]
     whole = model(padded, (0, 0))[0].transpose(1, 2, 0)[:50, :38]
     np.testing.assert_allclose(upscale_array(image, plan, model), whole, atol=1e-6)
@@ -118,7 +118,7 @@ def test_photos_smaller_than_a_tile(size):
         return nearest(2)(tile, position)
 
     image = photo(*size)
-    plan = plan_tiles(*size, tile=32, overlap=8)
+    plan = TilePlan(*size, tile=32, overlap=8)
     np.testing.assert_allclose(upscale_array(image, plan, model), image.repeat(2, 0).repeat(2, 1), atol=1e-6)
     assert all(tile.shape == (1, 3, 32, 32) and tile.flags.c_contiguous and tile.dtype == np.float32 for tile, _ in seen)
     if size == (1, 1):
@@ -126,7 +126,7 @@ def test_photos_smaller_than_a_tile(size):
 
 
 def test_reading_only_advances_and_holds_one_row_of_tiles():
-    plan, calls, image = plan_tiles(300, 40, tile=32, overlap=8), [], photo(300, 40)
+    plan, calls, image = TilePlan(300, 40, tile=32, overlap=8), [], photo(300, 40)
 
     def read(y0, y1):
         calls.append((y0, y1))
@@ -157,7 +157,7 @@ def test_blocks_come_once_each_in_reading_order(plan: TilePlan):
 
 
 def test_threads_change_nothing_and_run_tiles_side_by_side():
-    image, plan = photo(100, 130), plan_tiles(100, 130, tile=32, overlap=8)
+    image, plan = photo(100, 130), TilePlan(100, 130, tile=32, overlap=8)
     gate, order = threading.Barrier(2, timeout=10), []
 
     def model(tile, position):
@@ -182,7 +182,7 @@ def alive():
 @pytest.mark.parametrize("where", ["read", "tile", "progress", "abandon"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_threads_end_with_the_error(where, error):
-    image, plan = photo(200, 60), plan_tiles(200, 60, tile=32, overlap=8)
+    image, plan = photo(200, 60), TilePlan(200, 60, tile=32, overlap=8)
 
     def fail_when(place, now):
         if place == where and now:
@@ -220,14 +220,14 @@ def test_threads_end_with_the_error(where, error):
 )
 def test_nonsense_is_refused_in_one_line(kwargs, words):
     with pytest.raises(UsageError, match=words) as caught:
-        plan_tiles(100, 100, **kwargs)
+        TilePlan(100, 100, **kwargs)
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="0 x 5"):
-        plan_tiles(5, 0, tile=32, overlap=8)
+        TilePlan(5, 0, tile=32, overlap=8)
 
 
 def test_wrong_shapes_are_refused():
-    plan, image = plan_tiles(40, 40, tile=32, overlap=8), photo(40, 40)
+    plan, image = TilePlan(40, 40, tile=32, overlap=8), photo(40, 40)
     with pytest.raises(UsageError, match=r"tile at \(0, 0\) has shape \(1, 3, 32, 32\)"):
         upscale_array(image, plan, lambda tile, position: tile)
     with pytest.raises(UsageError, match="does not fit the plan"):
@@ -252,7 +252,7 @@ def test_window_is_positive_and_adds_up(tile, overlap, kind):
 
 
 def test_seam_bands_lie_where_tiles_meet():
-    plan = plan_tiles(60, 100, tile=40, overlap=10, scale=2)
+    plan = TilePlan(60, 100, tile=40, overlap=10, scale=2)
     assert plan.columns == (0, 30, 60)
     rows, columns = seam_bands(plan)
     assert rows.shape == (120,)
@@ -263,7 +263,7 @@ def test_seam_bands_lie_where_tiles_meet():
 
 @pytest.mark.parametrize("overlap", [0, 9])
 def test_seam_figures(overlap):
-    plan = plan_tiles(70, 90, tile=30, overlap=overlap)
+    plan = TilePlan(70, 90, tile=30, overlap=overlap)
     rows, columns = seam_bands(plan)
     band = rows[:, None] | columns
     assert 0 < band.mean() < 0.9
@@ -274,13 +274,13 @@ def test_seam_figures(overlap):
     assert np.isnan(seam_ratio(np.full(band.shape, np.nan), plan))
     noise = np.random.default_rng(0).normal(size=(*band.shape, 3))
     assert seam_ratio(noise, plan) == pytest.approx(1.0, abs=0.05)
-    assert np.isnan(seam_ratio(np.ones((20, 20)), plan_tiles(10, 10, tile=30, overlap=overlap)))
+    assert np.isnan(seam_ratio(np.ones((20, 20)), TilePlan(10, 10, tile=30, overlap=overlap)))
     with pytest.raises(UsageError, match="do not fit the plan"):
         seam_ratio(noise[:, :-1], plan)
 
 
 def test_seam_figures_stream_and_see_a_line():
-    plan = plan_tiles(120, 120, tile=64, overlap=16)
+    plan = TilePlan(120, 120, tile=64, overlap=16)
     error = np.random.default_rng(1).normal(size=(240, 240, 3))
     whole, pieces = SeamSums(plan), SeamSums(plan)
     whole.update(error)
@@ -289,7 +289,7 @@ def test_seam_figures_stream_and_see_a_line():
     assert pieces.ratio() == pytest.approx(whole.ratio())
     assert pieces.gradient_ratio() == pytest.approx(whole.gradient_ratio())
     # Two tiles that differ by a constant without a cross-fade: a step, which the plain ratio cannot see.
-    plan = plan_tiles(64, 128, tile=64, overlap=0)
+    plan = TilePlan(64, 128, tile=64, overlap=0)
     error = np.full((128, 256), 0.1)
     error[:, 128:] = -0.1
     sums = SeamSums(plan)

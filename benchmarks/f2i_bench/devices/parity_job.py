@@ -7,7 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,23 @@ class Job:
         return tuple(item["component"] for item in self.items)
 
 
-def stage(
-    bundle: Bundle,
-    target: str,
-    precision: str,
-    folder: Path,
-    *,
-    threads: int,
-    warmup: int,
-    runs: int,
-    counted: int = 0,
-    sustained: float = 0.0,
-) -> Job:
-    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
+@dataclass(frozen=True)
+class Load:
+    """How often a device runs each component.
 
-    ``counted``: runs whose instructions are counted. ``sustained``: seconds of whole tiles without a pause, afterwards.
+    ``warmup``: runs before ``runs`` timed ones. ``counted``: runs whose instructions are counted. ``sustained``: seconds of whole tiles without a
+    pause, afterwards.
+    """
+
+    threads: int
+    warmup: int = 0
+    runs: int = 0
+    counted: int = 0
+    sustained: float = 0.0
+
+
+def stage(bundle: Bundle, target: str, precision: str, folder: Path, load: Load) -> Job:
+    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
 
     Raises UsageError when the bundle has no golden vectors, BundleError for a damaged file.
     """
@@ -82,10 +84,10 @@ def stage(
                 "output": f"out-{call.result}.npy",
             }
         )
-    job = {"target": target, "threads": threads, "warmup": warmup, "runs": runs, "counted": counted, "sustained": sustained, "items": items}
+    job = {"target": target, **asdict(load), "items": items}
     (folder / "job.json").write_text(json.dumps(job))
     shutil.copyfile(RUNNER, folder / RUNNER.name)
-    return Job(folder, target, precision, threads, tuple(items))
+    return Job(folder, target, precision, load.threads, tuple(items))
 
 
 def run_here(job: Job, seconds: float) -> dict[str, Any]:

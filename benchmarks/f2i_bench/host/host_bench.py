@@ -61,7 +61,6 @@ def bench_host(
     precision: str | None = None,
     progress: Progress = lambda *_: None,
     slowdown: float = 0.0,
-    sensors: Sensors | None = None,
 ) -> BenchReport:
     """Measure every variant of the bundle that this machine can time.
 
@@ -71,7 +70,6 @@ def bench_host(
         target, precision: only these.
         progress: called with (what, done, of).
         slowdown: 0.2 makes every run a fifth longer, to see that a comparison finds it.
-        sensors: where temperatures and clocks are read; default: this machine's.
 
     Raises:
         UsageError: nothing in the bundle matches, or no golden vectors. BundleError: a damaged file.
@@ -84,14 +82,17 @@ def bench_host(
     rows = [_untimed(v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
     layers = _layers(bundle)
     flops = {c: sum(x.flops for x in layers if x.component == c) for c in bundle.manifest.components}
-    sensors = sensors or Sensors()
+    sensors = Sensors()
     gate = TemperatureGate(sensors, settings.max_temp_celsius, settings.gate_seconds)
+    plan = _Plan(bundle, settings, gate, progress, slowdown)
     limits, sustained = [], []
     for threads in settings.threads:
         peaks: list[Limit] = []
         done: list[Measured] = []
         for group in _groups(bundle, timed):
-            done += _measure(bundle, group, threads, settings, gate, progress, slowdown, peaks)
+            measured_group, group_peaks = _measure(plan, group, threads)
+            done += measured_group
+            peaks += group_peaks
         limit = _best_limit(threads, peaks)
         limits.append(limit)
         for measured in done:
@@ -166,17 +167,20 @@ def _groups(bundle: Bundle, variants: Sequence[tuple[str, str]]) -> list[list[tu
     return [g for g in groups if g]
 
 
-def _measure(
-    bundle: Bundle,
-    group: Sequence[tuple[str, str]],
-    threads: int,
-    settings: Settings,
-    gate: TemperatureGate,
-    progress: Progress,
-    slowdown: float,
-    peaks: list[Limit],
-) -> list[Measured]:
+@dataclass(frozen=True)
+class _Plan:
+    """What all groups of variants are measured with."""
+
+    bundle: Bundle
+    settings: Settings
+    gate: TemperatureGate
+    progress: Progress
+    slowdown: float
+
+
+def _measure(plan: _Plan, group: Sequence[tuple[str, str]], threads: int) -> tuple[list[Measured], list[Limit]]:
     """Open, warm up, run in rounds and profile a group of variants; the machine's own limit is measured once in every round."""
+    settings, peaks = plan.settings, list[Limit]()
     all_ = [Measured(t, p, threads, Worker(f"{t}/{p}, {threads} threads", target=t)) for t, p in group]
     machine = Worker("limits")
     what = f"{threads} thread{'s' if threads > 1 else ''}"
@@ -184,19 +188,19 @@ def _measure(
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             list(pool.map(lambda m: _try(m, _import), all_))
         for m in all_:
-            _try(m, lambda m: _open(bundle, m, settings, slowdown))
+            _try(m, lambda m: _open(plan.bundle, m, settings, plan.slowdown))
         for k in range(settings.rounds):
             peaks.append(Limit.model_validate(machine.ask({"do": "limit", "threads": threads, "seconds": LIMIT_SECONDS})))
             for m in all_:
-                gate.wait()
+                plan.gate.wait()
                 _try(m, lambda m: _round(m, settings))
-            progress(what, k + 1, settings.rounds)
+            plan.progress(what, k + 1, settings.rounds)
         for m in all_ if threads == settings.threads[0] else ():
             _try(m, _profile)
     finally:
         for process in (machine, *(m.process for m in all_)):
             process.close()
-    return all_
+    return all_, peaks
 
 
 def _best_limit(threads: int, peaks: Sequence[Limit]) -> Limit:

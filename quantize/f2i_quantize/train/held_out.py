@@ -12,7 +12,7 @@ from f2i_runtime.errors import UsageError
 from f2i_runtime.metrics.fidelity import psnr_db, psnr_y, ssim_y, to_uint8
 from f2i_runtime.metrics.perceptual import gmsd, haarpsi, ms_ssim
 from f2i_runtime.photo.resample import resize
-from f2i_runtime.tiling.blend import plan_tiles, upscale_array
+from f2i_runtime.tiling.blend import TilePlan, upscale_array
 from numpy.typing import NDArray
 
 from f2i_quantize.models.differentiable import Pipeline
@@ -71,7 +71,7 @@ def upscaler(model: F2IModel, tile: int | None, *, overlap: int | None = None, d
             return result
 
         shared = min(OVERLAP, side // 4) if overlap is None else overlap
-        plan = plan_tiles(*lr.shape[:2], tile=side, overlap=shared if tile else 0)
+        plan = TilePlan(*lr.shape[:2], tile=side, overlap=shared if tile else 0)
         return to_uint8(upscale_array((lr / 255.0).astype(np.float32), plan, one))
 
     return upscale

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,6 +43,20 @@ _SIDES = {"jpeg": MAX_SIDE, "png": 1_000_000, "tiff": 1_000_000, "webp": 16_383,
 _CHUNK, _BAND = 16, 64
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How a photo is written.
+
+    ``quality``: 1 to 100, for JPEG, WebP and AVIF. From 90 up, JPEG keeps full colour resolution.
+    ``bit_depth``: 8, or 16 for PNG and TIFF, or 10 and 12 for AVIF; None takes the depth of the photo it comes from, as far as the format holds it.
+    ``recolor``: whether :meth:`PhotoWriter.recolor` will be called: rows wait in 16 bits whatever the output's depth.
+    """
+
+    quality: int = 95
+    bit_depth: int | None = None
+    recolor: bool = False
+
+
 class PhotoWriter:
     """An output photo; a context manager. On a clean exit the file is there, complete; after any error there is nothing."""
 
@@ -52,9 +67,7 @@ class PhotoWriter:
         height: int,
         *,
         like: PhotoReader | None = None,
-        quality: int = 95,
-        bit_depth: int | None = None,
-        recolor: bool = False,
+        encoding: Encoding | None = None,
     ) -> None:
         """Check everything that can be known beforehand; touches no file.
 
@@ -63,9 +76,7 @@ class PhotoWriter:
             width, height: of the output, px.
             like: the photo it comes from: its EXIF (upright), ICC profile, XMP, greyness, alpha (enlarged here, bicubic) and bit depth
                 are kept.
-            quality: 1 to 100, for JPEG, WebP and AVIF. From 90 up, JPEG keeps full colour resolution.
-            bit_depth: 8, or 16 for PNG and TIFF, or 10 and 12 for AVIF; None takes that of ``like`` as far as the format holds it.
-            recolor: ``recolor`` will be called: rows wait in 16 bits whatever the output's depth.
+            encoding: quality, bit depth and what will be done to the colours; its defaults where it is left out.
 
         Raises:
             PhotoError: an unknown or unsupported format, a size it cannot hold, a folder that does not exist, the photo itself as output.
@@ -74,11 +85,12 @@ class PhotoWriter:
         self.path = Path(path)
         self.width, self.height = width, height
         self.warnings: list[str] = []
-        self._like, self._quality = like, quality
+        encoding = encoding or Encoding()
+        self._like, self._quality = like, encoding.quality
         self.format = self._chosen_format()
-        self.bit_depth = self._chosen_depth(bit_depth)
-        if not 1 <= quality <= 100:
-            raise UsageError(f"quality {quality} does not exist; expected 1 to 100")
+        self.bit_depth = self._chosen_depth(encoding.bit_depth)
+        if not 1 <= encoding.quality <= 100:
+            raise UsageError(f"quality {encoding.quality} does not exist; expected 1 to 100")
         longest = _SIDES[self.format]
         if width < 1 or height < 1 or max(width, height) > longest:
             raise PhotoError(
@@ -100,7 +112,7 @@ class PhotoWriter:
         # Rows that are spooled; height of the band of blocks below them, and how many of its columns are.
         self._next = self._band = self._filled = 0
         self._spool: Spool | None = None
-        self._spool_bits = 16 if recolor or self.bit_depth > 8 else 8
+        self._spool_bits = 16 if encoding.recolor or self.bit_depth > 8 else 8
         self._affine: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._encoded: Path | None = None
         self._lock = -1

@@ -1,7 +1,7 @@
 """Cut a photo into tiles, upscale each and blend them, in memory that does not grow with the photo's height and little with its width.
 
 ``upscale_blocks`` is the work: it gives finished pieces as soon as no later tile touches them. ``upscale_rows`` gathers them into rows,
-``upscale_array`` into an image. The plan that they follow is ``plan_tiles``' (``tile_plan.py``); images are float32 RGB in [0, 1].
+``upscale_array`` into an image. The plan that they follow is ``TilePlan``; images are float32 RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from f2i_runtime.errors import UsageError
-from f2i_runtime.tiling.tile_plan import Fade, Pixels, TilePlan, plan_tiles, window
+from f2i_runtime.tiling.tile_plan import Fade, Pixels, TilePlan, window
 
-__all__ = ["Fade", "Pixels", "TilePlan", "plan_tiles", "upscale_array", "upscale_blocks", "upscale_rows", "window"]
+__all__ = ["Fade", "Pixels", "TilePlan", "upscale_array", "upscale_blocks", "upscale_rows", "window"]
 
 ReadRows = Callable[[int, int], NDArray[Any]]
 Decode = Callable[[NDArray[Any]], Pixels]
@@ -45,7 +45,7 @@ def upscale_blocks(
     Args:
         read_rows: ``read_rows(y0, y1)`` gives float32 (y1 - y0, width, 3), or with ``decode`` samples of any type, (y1 - y0, width, 3) or
             (y1 - y0, width, 1) for grey. Every row is asked for once, from top to bottom.
-        plan: from ``plan_tiles``.
+        plan: where the tiles lie.
         upscale_tile: float32 (1, 3, tile, tile), contiguous, and the tile's absolute (y, x) to (1, 3, tile * scale, tile * scale). With
             ``threads`` above 1 it is called from several threads at once.
         decode: samples of any shape to float32 in [0, 1] of that shape. Rows then wait for their tiles as they are stored, in a quarter of the memory.

@@ -14,7 +14,7 @@ Positions are in low-resolution (LR) pixels unless a name says otherwise.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -29,16 +29,50 @@ Fade = Literal["hann", "linear"]
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Where the tiles of one photo lie. Made by ``plan_tiles``, which checks the numbers."""
+    """Where the tiles of one photo lie.
+
+    Args:
+        height, width: the photo, LR pixels, at least 1.
+        tile: side of a tile. The model's input size.
+        overlap: what neighbours share at least, below half a tile.
+        scale: the model's factor.
+        margin: pixels at a tile's inner edges that get no weight. With the model's receptive-field radius here the blended result
+            equals the whole-image one, which is what equality tests need; otherwise 0.
+        align: tile positions are multiples of this. A model that halves its input k times is shift-equivariant only over
+            multiples of 2^k.
+        fade: shape of the cross-fade, raised cosine or straight.
+
+    Raises:
+        UsageError: numbers that fit no plan, and which of them.
+    """
 
     height: int
     width: int
+    _: KW_ONLY
     tile: int
     overlap: int
     scale: int = 2
     margin: int = 0
     align: int = 1
     fade: Fade = "hann"
+
+    def __post_init__(self) -> None:
+        height, width, tile, overlap = self.height, self.width, self.tile, self.overlap
+        scale, margin, align, fade = self.scale, self.margin, self.align, self.fade
+        if height < 1 or width < 1:
+            raise UsageError(f"cannot tile a photo of {width} x {height} px; expected at least 1 x 1")
+        if tile < 1 or scale < 1 or align < 1:
+            raise UsageError(f"tile {tile}, scale {scale} and align {align} must all be at least 1")
+        if overlap < 0 or 2 * overlap >= max(tile, 2):
+            raise UsageError(f"overlap {overlap} does not fit tile {tile}; expected 0 <= overlap < {(tile + 1) // 2}, below half the tile")
+        if margin < 0 or (margin and 2 * margin >= overlap):
+            raise UsageError(
+                f"margin {margin} does not fit overlap {overlap}; expected 2 x margin < overlap: raise the overlap above {2 * margin}"
+            )
+        if tile % align or overlap % align:
+            raise UsageError(f"tile {tile} and overlap {overlap} must be multiples of align {align}")
+        if fade not in ("hann", "linear"):
+            raise UsageError(f"unknown fade {fade!r}; expected hann or linear")
 
     @cached_property
     def rows(self) -> tuple[int, ...]:
@@ -79,42 +113,6 @@ class TilePlan:
     def column_weights(self) -> Pixels:
         """float32 (columns, tile * scale): blending weights along each column of tiles."""
         return _axis_weights(self.columns, self.column_fades, self)
-
-
-def plan_tiles(
-    height: int, width: int, *, tile: int, overlap: int, scale: int = 2, margin: int = 0, align: int = 1, fade: Fade = "hann"
-) -> TilePlan:
-    """Lay tiles over a photo.
-
-    Args:
-        height, width: the photo, LR pixels, at least 1.
-        tile: side of a tile. The model's input size.
-        overlap: what neighbours share at least, below half a tile.
-        scale: the model's factor.
-        margin: pixels at a tile's inner edges that get no weight. With the model's receptive-field radius here the blended result
-            equals the whole-image one, which is what equality tests need; otherwise 0.
-        align: tile positions are multiples of this. A model that halves its input k times is shift-equivariant only over
-            multiples of 2^k.
-        fade: shape of the cross-fade, raised cosine or straight.
-
-    Raises:
-        UsageError: numbers that fit no plan, and which of them.
-    """
-    if height < 1 or width < 1:
-        raise UsageError(f"cannot tile a photo of {width} x {height} px; expected at least 1 x 1")
-    if tile < 1 or scale < 1 or align < 1:
-        raise UsageError(f"tile {tile}, scale {scale} and align {align} must all be at least 1")
-    if overlap < 0 or 2 * overlap >= max(tile, 2):
-        raise UsageError(f"overlap {overlap} does not fit tile {tile}; expected 0 <= overlap < {(tile + 1) // 2}, below half the tile")
-    if margin < 0 or (margin and 2 * margin >= overlap):
-        raise UsageError(
-            f"margin {margin} does not fit overlap {overlap}; expected 2 x margin < overlap: raise the overlap above {2 * margin}"
-        )
-    if tile % align or overlap % align:
-        raise UsageError(f"tile {tile} and overlap {overlap} must be multiples of align {align}")
-    if fade not in ("hann", "linear"):
-        raise UsageError(f"unknown fade {fade!r}; expected hann or linear")
-    return TilePlan(height, width, tile, overlap, scale, margin, align, fade)
 
 
 def parse_overlap(text: str | None) -> int | Literal["auto"] | None:
@@ -170,9 +168,9 @@ def window(tile: int, overlap: int, scale: int = 2, kind: Fade = "hann") -> Pixe
     overlap in output pixels, far from float32's underflow.
 
     Raises:
-        UsageError: as ``plan_tiles``.
+        UsageError: as :class:`TilePlan`.
     """
-    plan = plan_tiles(tile, tile, tile=tile, overlap=overlap, scale=scale, fade=kind)
+    plan = TilePlan(tile, tile, tile=tile, overlap=overlap, scale=scale, fade=kind)
     rising = ramp(overlap * scale, plan.fade)
     axis = np.concatenate([rising, np.ones(tile * scale - 2 * len(rising)), rising[::-1]])
     return np.outer(axis, axis).astype(np.float32)

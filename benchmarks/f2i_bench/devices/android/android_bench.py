@@ -20,9 +20,9 @@ from f2i_runtime.files import sha256_file
 from f2i_bench.core.protocol import BenchReport, Device, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from f2i_bench.core.sensors import TemperatureGate
 from f2i_bench.devices.android.adb import DeviceError, Phone, connected, find_adb
-from f2i_bench.devices.android.android_run import remote_folder, run_job, run_native, sweep
+from f2i_bench.devices.android.android_run import Place, remote_folder, run_job, run_native, sweep
 from f2i_bench.devices.android.native_runners import Runner
-from f2i_bench.devices.parity_job import RUNNABLE, judge, stage
+from f2i_bench.devices.parity_job import RUNNABLE, Load, judge, stage
 from f2i_bench.host.host_bench import versions
 
 Progress = Callable[[str, int, int], None]
@@ -86,9 +86,9 @@ def _device(
         sweep(phone, options.folder)
         notes.append(_condition(phone, "before"))
         for threads in settings.threads:
-            for k, (target, precision) in enumerate(variants):
+            for k, variant in enumerate(variants):
                 gate.wait()
-                rows += _variant(bundle, settings, options, phone, target, precision, threads)
+                rows += _variant(bundle, settings, options, phone, variant, threads)
                 progress(f"{phone.serial}, {threads} threads", k + 1, len(variants))
             if settings.sustained_minutes:
                 sustained.append(_sustain(bundle, settings, options, phone, variants[0], threads))
@@ -139,29 +139,30 @@ def describe(phone: Phone) -> Device:
     )
 
 
-def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, target: str, precision: str, threads: int) -> list[Row]:
+def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: tuple[str, str], threads: int) -> list[Row]:
     """One variant on one device, in a folder of its own there that is gone afterwards."""
     try:
         with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
-            job = stage(bundle, target, precision, Path(folder) / "job", threads=threads, warmup=settings.warmup, runs=settings.runs)
-            runner = next((r for r in options.runners if r.target == target), None)
+            job = stage(bundle, *variant, Path(folder) / "job", Load(threads, settings.warmup, settings.runs))
+            place = Place(phone, remote, options.run_seconds)
+            runner = next((r for r in options.runners if r.target == job.target), None)
             if runner:
-                result = run_native(bundle, job, runner, phone, remote, settings, options.run_seconds)
+                result = run_native(bundle, job, runner, place, settings)
             else:
                 program = next((r.path for r in options.runners if r.target is None), None)
-                result = run_job(job, phone, remote, options.run_seconds, python=options.python, program=program)
+                result = run_job(job, place, python=options.python, program=program)
             return _in_rounds(judge(bundle, job, result, job.folder), settings)
     except DeviceError as e:
         phone.check()
-        return _failed(bundle, target, precision, threads, str(e))
+        return _failed(bundle, *variant, threads, str(e))
 
 
 def _sustain(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: tuple[str, str], threads: int) -> Sustained:
     """Whole tiles without a pause, by Python on the device. Raises DeviceError."""
     seconds = 60 * settings.sustained_minutes
     with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
-        job = stage(bundle, *variant, Path(folder) / "job", threads=threads, warmup=0, runs=0, sustained=seconds)
-        result = run_job(job, phone, remote, options.run_seconds + seconds, python=options.python)
+        job = stage(bundle, *variant, Path(folder) / "job", Load(threads, sustained=seconds))
+        result = run_job(job, Place(phone, remote, options.run_seconds + seconds), python=options.python)
     failed = [i["error"] for i in result["items"] if i["error"]]
     if failed:
         raise DeviceError(f"{phone.serial}: sustained run of {'/'.join(variant)}: {failed[0]}")

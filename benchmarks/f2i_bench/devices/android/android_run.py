@@ -10,6 +10,7 @@ import platform
 import shlex
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,21 @@ SPARE_BYTES = 16 << 20
 PYTHONS = ("python3", "/data/data/com.termux/files/usr/bin/python3")
 
 
-def run_job(
-    job: Job, phone: Phone, remote: str, seconds: float, *, python: str | None = None, program: Path | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """A folder on a device, and the most seconds that a program may run there."""
+
+    phone: Phone
+    folder: str
+    seconds: float
+
+
+def run_job(job: Job, place: Place, *, python: str | None = None, program: Path | None = None) -> dict[str, Any]:
     """Run ``device_runner.py``, or a program that takes the same two arguments, in a folder of the device → its result; outputs lie in ``job.folder``.
 
     Raises DeviceError.
     """
+    phone, remote = place.phone, place.folder
     _check_room(job, phone, remote)
     phone.push_content(job.folder, remote)
     if program:
@@ -41,7 +50,7 @@ def run_job(
         command = "chmod 755 runner && exec ./runner job.json result.json"
     else:
         command = f"exec {shlex.quote(python or _python(phone))} device_runner.py job.json result.json"
-    _shell(phone, remote, command, seconds)
+    _shell(place, command)
     phone.pull(f"{remote}/result.json", job.folder / "result.json")
     result: dict[str, Any] = json.loads((job.folder / "result.json").read_text())
     for item, staged in zip(result["items"], job.items, strict=True):
@@ -50,8 +59,9 @@ def run_job(
     return result
 
 
-def run_native(bundle: Bundle, job: Job, runner: Runner, phone: Phone, remote: str, settings: Settings, seconds: float) -> dict[str, Any]:
+def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings: Settings) -> dict[str, Any]:
     """The same by an engine's own benchmark program. A component whose run fails says so and costs no other. Raises DeviceError when the device fails."""
+    phone, remote = place.phone, place.folder
     plan = PLANS[job.target]
     items = [stage_item(bundle, job, staged) for staged in job.items]
     _check_room(job, phone, remote)
@@ -65,7 +75,7 @@ def run_native(bundle: Bundle, job: Job, runner: Runner, phone: Phone, remote: s
             for arguments in plan.commands(item, job.threads, settings.warmup, settings.runs, settings.rounds):
                 # What a program prints may be on either stream.
                 line = f"chmod 755 runner && export LD_LIBRARY_PATH=.:$LD_LIBRARY_PATH && ./runner {arguments} 2>&1"
-                said = plan.read(_shell(phone, remote, line, seconds), settings.warmup)
+                said = plan.read(_shell(place, line), settings.warmup)
                 result = said | {"component": item.component, "error": None, "ns": [*result["ns"], *said["ns"]]}
             if plan.writes_output:
                 phone.pull(f"{remote}/{item.output}", job.folder / item.output)
@@ -90,9 +100,9 @@ def _check_room(job: Job, phone: Phone, remote: str) -> None:
         )
 
 
-def _shell(phone: Phone, remote: str, command: str, seconds: float) -> str:
+def _shell(place: Place, command: str) -> str:
     """The process leaves its number, so that one that hangs can be ended."""
-    return phone.shell(f"cd {shlex.quote(remote)} && echo $$ > pid && {command}", seconds)
+    return place.phone.shell(f"cd {shlex.quote(place.folder)} && echo $$ > pid && {command}", place.seconds)
 
 
 def _python(phone: Phone) -> str:

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
+from f2i_runtime.bundle.manifest import Call
 from f2i_runtime.bundle.store import MANIFEST, Bundle, load_array
 from f2i_runtime.errors import MissingPackageError, UsageError
 from f2i_runtime.files import sha256_file
@@ -36,12 +37,7 @@ def bench_apple(bundle: Bundle, settings: Settings, *, precision: str | None = N
     variants = [(t, p) for t, p in bundle.manifest.variants() if t == "coreml" and precision in (None, p)]
     if not variants:
         raise UsageError(f"{bundle.root}: it holds no Core ML of that precision; export with --target coreml")
-    rows = [
-        _row(bundle, settings, p, call.component, call.result, unit, ct)
-        for _, p in variants
-        for call in bundle.manifest.dataflow
-        for unit in UNITS
-    ]
+    rows = [_row(bundle, settings, p, call, unit, ct) for _, p in variants for call in bundle.manifest.dataflow for unit in UNITS]
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=host_device().model_copy(update={"kind": "apple"}),
@@ -54,7 +50,8 @@ def bench_apple(bundle: Bundle, settings: Settings, *, precision: str | None = N
     )
 
 
-def _row(bundle: Bundle, settings: Settings, precision: str, component: str, result: str, unit: str, ct: Any) -> Row:
+def _row(bundle: Bundle, settings: Settings, precision: str, call: Call, unit: str, ct: Any) -> Row:
+    component = call.component
     artifact = bundle.manifest.artifact(component, "coreml", precision)
     path = bundle.artifact_path(artifact)
     base: dict[str, Any] = {"target": "coreml", "precision": precision, "component": component, "threads": 0, "engine": f"Core ML {unit}"}
@@ -73,7 +70,7 @@ def _row(bundle: Bundle, settings: Settings, precision: str, component: str, res
     except Exception as e:  # coremltools raises bare Exception and RuntimeError for every failure of the framework
         return Row(**base, status="failed", reason=" ".join(str(e).split())[:500])
     sums = ErrorSums()
-    sums.update(load_array(bundle.check(bundle.manifest.golden[0].tensors[result])), np.asarray(output, np.float32))
+    sums.update(load_array(bundle.check(bundle.manifest.golden[0].tensors[call.result])), np.asarray(output, np.float32))
     sqnr = sums.sqnr_db()
     limit = bundle.manifest.device_limit_db(artifact)
     failed = limit is not None and not sqnr >= limit

@@ -19,7 +19,7 @@ from f2i_runtime.files import sha256_file
 
 from f2i_bench.core.protocol import BenchReport, Row, Settings
 from f2i_bench.devices.arm64.arm64_tools import BACKPORTS, WHEELS, Emulator, setup_arm64
-from f2i_bench.devices.parity_job import RUNNABLE, Job, judge, run_command, run_here, stage
+from f2i_bench.devices.parity_job import RUNNABLE, Job, Load, judge, run_command, run_here, stage
 from f2i_bench.host.host_bench import host_device, versions
 
 LEVELS = {"cortex-a53": "plain NEON", "cortex-a76": "dot product, fp16", "cortex-a710": "i8mm, SVE2"}
@@ -54,7 +54,7 @@ def bench_arm64(
     with tempfile.TemporaryDirectory() as folder:
         for k, (t, p) in enumerate(variants):
             counted = 0 if emulator.uncounted else COUNTED_RUNS
-            job = stage(bundle, t, p, Path(folder) / f"{t}-{p}", threads=1, warmup=0, runs=0, counted=counted)
+            job = stage(bundle, t, p, Path(folder) / f"{t}-{p}", Load(threads=1, counted=counted))
             rows += _variant(bundle, job, emulator, levels)
             shutil.rmtree(job.folder)
             progress("emulated variants", k + 1, len(variants))

@@ -63,11 +63,12 @@ def build_qemu(suite: str, glib_suite: str, home: Path, progress: Progress) -> P
     with atomic_directory(built) as staging, tempfile.TemporaryDirectory(dir=home) as folder:
         unpack_source(suite, "qemu", Path(folder))
         [source] = Path(folder).glob("qemu-*")
-        _build(source, Path(folder) / "build", glib, tools, staging, log, progress)
+        _build(source, glib, tools, staging, log, progress)
     return built
 
 
-def _build(source: Path, work: Path, glib: Path, tools: Path, destination: Path, log: Path, progress: Progress) -> None:
+def _build(source: Path, glib: Path, tools: Path, destination: Path, log: Path, progress: Progress) -> None:
+    work = source.with_name("build")
     work.mkdir()
     environment = {
         "PYTHONPATH": str(tools),
