@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-CHATTER = re.compile(rb"INFO: |\[\w+\.cpp:\d+\] ")
+ENGINE_LOG = re.compile(rb"INFO: |\[\w+\.cpp:\d+\] ")
 """How log lines of LiteRT and ExecuTorch begin that only say that they work."""
 
 
 @contextlib.contextmanager
-def redirected(file: IO[bytes], places: Sequence[int] = (1, 2)) -> Iterator[None]:
+def redirect_output(file: IO[bytes], places: Sequence[int] = (1, 2)) -> Iterator[None]:
     """Sends what the process writes to the file descriptors ``places`` (1 is stdout, 2 is stderr) to ``file`` while the context lasts, C++ included."""
     _flush()
     kept = [os.dup(place) for place in places]
@@ -31,7 +31,7 @@ def redirected(file: IO[bytes], places: Sequence[int] = (1, 2)) -> Iterator[None
 
 
 @contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
+def drop_engine_logs() -> Iterator[None]:
     """Drops such lines when ``$TF_CPP_MIN_LOG_LEVEL`` asks for none, which neither engine obeys. The other lines arrive at the end, and all lines
     after an error.
     """
@@ -41,12 +41,12 @@ def without_chatter() -> Iterator[None]:
     with tempfile.TemporaryFile() as heard:
         failed = True
         try:
-            with redirected(heard, (2,)):
+            with redirect_output(heard, (2,)):
                 yield
             failed = False
         finally:
             heard.seek(0)
-            os.write(2, b"".join(line for line in heard if failed or not CHATTER.match(line)))
+            os.write(2, b"".join(line for line in heard if failed or not ENGINE_LOG.match(line)))
 
 
 def _flush() -> None:

@@ -9,7 +9,7 @@ ct = pytest.importorskip("coremltools")
 from f2i_runtime.errors import MilError  # noqa: E402
 from f2i_runtime.mil import load  # noqa: E402
 from f2i_runtime.mil.judge.attribute_audit import audit_attributes  # noqa: E402
-from f2i_runtime.mil.judge.find_bad_op import keep_fp32, locate  # noqa: E402
+from f2i_runtime.mil.judge.find_bad_op import find_bad_op, keep_fp32  # noqa: E402
 from f2i_runtime.mil.judge.op_errors import base_name, pair_values, relative_l2, sqnr_db  # noqa: E402
 from f2i_runtime.mil.judge.weight_audit import audit_weights, package_weights  # noqa: E402
 from mil_programs import Net, sample  # noqa: E402
@@ -45,7 +45,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_sound_package_is_within_its_band_at_every_operation(whole):
-    report = locate(*whole, X)
+    report = find_bad_op(*whole, X)
     assert report.first is None
     assert report.sqnr_db > 110
     assert report.matched >= 15
@@ -56,7 +56,7 @@ def test_a_sound_package_is_within_its_band_at_every_operation(whole):
 def test_fp16_is_within_its_band_and_the_whole_says_what_it_costs(tmp_path):
     path = tmp_path / "net.mlpackage"
     program = save(Net().eval(), path, precision=ct.precision.FLOAT16)
-    report = locate(path, program, X)
+    report = find_bad_op(path, program, X)
     assert report.first is None
     assert 45 < report.sqnr_db < 90
 
@@ -75,11 +75,11 @@ class Peaked(torch.nn.Module):
 def test_what_rounding_logits_costs_is_not_the_softmax_s_fault_but_a_wrong_logit_is(tmp_path):
     path = tmp_path / "net.mlpackage"
     program = save(Peaked(), path, precision=ct.precision.FLOAT16)
-    report = locate(path, program, X)
+    report = find_bad_op(path, program, X)
     assert report.first is None and report.worst.rel_l2 < 2e-3
     assert report.sqnr_db < 45  # the whole says what the rounding costs
     save(Peaked(1.05), tmp_path / "wrong.mlpackage", precision=ct.precision.FLOAT16)
-    assert locate(tmp_path / "wrong.mlpackage", program, X).first is not None
+    assert find_bad_op(tmp_path / "wrong.mlpackage", program, X).first is not None
 
 
 def wrong_weights(net):
@@ -98,7 +98,7 @@ def test_a_wrong_weight_is_located_and_audited(change, module, tmp_path):
     changed = Net().eval()
     change(changed)
     save(changed, path)
-    report = locate(path, right, X)
+    report = find_bad_op(path, right, X)
     assert report.first is not None
     assert report.first.module == module
     assert report.first.operation == "linear"
@@ -118,7 +118,7 @@ def test_a_dropped_operation_is_located(tmp_path):
 
     path = tmp_path / "net.mlpackage"
     program = save(Net().eval(), path, mutate=drop)
-    report = locate(path, program, X)
+    report = find_bad_op(path, program, X)
     assert report.first is not None
     assert report.first.rel_l2 > 0.1
 
@@ -171,7 +171,7 @@ def test_a_foreign_program_is_refused(whole):
 
     program = torch.export.export(Other(), (torch.zeros(1, 3, 8, 8),))
     with pytest.raises(MilError, match="the program it was converted from"):
-        locate(whole[0], program, X)
+        find_bad_op(whole[0], program, X)
 
 
 class Loud(torch.nn.Module):
@@ -192,7 +192,7 @@ class Loud(torch.nn.Module):
 def test_overflow_is_counted_and_the_fewest_operations_kept(tmp_path):
     path = tmp_path / "loud.mlpackage"
     program = save(Loud().eval(), path, precision=ct.precision.FLOAT16)
-    free = locate(path, program, X, forced=False)
+    free = find_bad_op(path, program, X, forced=False)
     assert free.first is not None
     assert free.first.overflowed > 0
     assert free.first.magnitude == np.inf

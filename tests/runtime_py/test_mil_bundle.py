@@ -18,7 +18,7 @@ from f2i_runtime.bundle.store import open_bundle, verify  # noqa: E402
 from f2i_runtime.errors import BundleError, UsageError  # noqa: E402
 from f2i_runtime.metrics.fidelity import relative_l2, sqnr_db  # noqa: E402
 from f2i_runtime.mil import load  # noqa: E402
-from f2i_runtime.mil.judge.find_bad_op import locate  # noqa: E402
+from f2i_runtime.mil.judge.find_bad_op import find_bad_op  # noqa: E402
 from f2i_runtime.mil.judge.op_errors import Reference  # noqa: E402
 from f2i_runtime.mil.judge.source_program import load_source  # noqa: E402
 from f2i_runtime.mil.judge.weight_audit import own_weights_error  # noqa: E402
@@ -190,7 +190,7 @@ def test_a_model_that_fp16_breaks_is_located_and_mended(tmp_path):
     assert not quality >= 45
     torch.export.save(torch.export.export(component.module, tuple(example)), tmp_path / "reference.pt2")
     program = load_source(path, tmp_path / "reference.pt2")
-    first = locate(path, program, inputs).first
+    first = find_bad_op(path, program, inputs).first
     assert first is not None and first.operation == "mul" and first.overflowed > 0
     assert first.module == "denoiser.unet.down_blocks.0.resnets.0.norm2 (ExplicitGroupNorm)"
     assert first.reference_magnitude > 65504

@@ -23,7 +23,7 @@ from f2i_quantize.rewrites.passes import rewritten  # noqa: E402
 from f2i_runtime.bundle.store import open_bundle, verify  # noqa: E402
 from f2i_runtime.errors import BundleError  # noqa: E402
 from f2i_runtime.mil.judge.attribute_audit import audit_attributes  # noqa: E402
-from f2i_runtime.mil.judge.find_bad_op import locate  # noqa: E402
+from f2i_runtime.mil.judge.find_bad_op import find_bad_op  # noqa: E402
 from f2i_runtime.mil.judge.source_program import load_source  # noqa: E402
 from f2i_runtime.mil.judge.weight_audit import audit_weights, own_weights_error  # noqa: E402
 from f2i_runtime.photo.samples import sample_tiles  # noqa: E402
@@ -68,7 +68,7 @@ def lowered(tmp_path_factory):
 
 def test_static_int8_holds_op_by_op_and_every_quantize_is_compared(lowered):
     found = lowered["w8a8"]
-    report = locate(found.path, found.program, found.inputs)
+    report = find_bad_op(found.path, found.program, found.inputs)
     assert report.first is None
     # Against scales that are not rounded to fp16 as the package's are, whole steps would differ: 1.1e-2 in a large model.
     assert report.worst.rel_l2 <= FORCED / 4
@@ -97,7 +97,7 @@ def spoiled(source, tmp_path, kind, number):
 def test_a_scale_wrong_by_5_percent_is_out_of_band_and_audited(kind, number, lowered, tmp_path):
     found = lowered["w8a8"]
     path = spoiled(found.path, tmp_path, kind, number)
-    report = locate(path, found.program, found.inputs)
+    report = find_bad_op(path, found.program, found.inputs)
     assert report.worst.rel_l2 > 2 * FORCED
     assert report.first.operation in ("quantize", "dequantize")
     assert {item.attribute for item in audit_attributes(path, found.program)} == {"scale"}
@@ -136,7 +136,7 @@ def test_a_weight_scale_wrong_by_5_percent_is_audited(precision, lowered, tmp_pa
     (wrong,) = changed(spoiled_weight(found, tmp_path, kind, "scale", np.float16, lambda scale: scale * np.float16(1.05)), found)
     assert wrong.rel_l2 == pytest.approx(0.05, rel=0.02)
     if precision == "w8a8":
-        report = locate(
+        report = find_bad_op(
             spoiled_weight(found, tmp_path / "again", kind, "scale", np.float16, lambda scale: scale * 1.05), found.program, found.inputs
         )
         assert report.worst.rel_l2 > 2 * FORCED

@@ -25,7 +25,7 @@ from f2i_runtime.bundle.store import Bundle, open_bundle
 from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import F2IError, UsageError
 from f2i_runtime.files import write_json
-from f2i_runtime.stderr_filter import redirected
+from f2i_runtime.stderr_filter import redirect_output
 from rich.console import Console
 from rich.table import Table
 
@@ -87,7 +87,7 @@ def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, compone
                     continue
                 theirs = Path(folder) / f"{name}.{'pte' if target == 'executorch' else 'tflite'}"
                 reference = bundle.check(record.reference)
-                with open(os.devnull, "wb") as nowhere, redirected(nowhere):
+                with open(os.devnull, "wb") as nowhere, redirect_output(nowhere):
                     export_as_documented(target, reference, theirs)
                 ours = bundle.artifact_path(bundle.manifest.artifact(name, target, "fp32"))
                 shapes = {k: tuple(spec.shape) for k, spec in record.inputs.items()}

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from f2i_runtime.errors import MissingPackageError, UsageError
-from f2i_runtime.stderr_filter import without_chatter
+from f2i_runtime.stderr_filter import drop_engine_logs
 
 
 class Session(Protocol):
@@ -64,6 +64,6 @@ def open_session(target: str, path: Path, *, component: str, inputs: Mapping[str
         raise UsageError(f"target {target!r} is unknown; choose from {', '.join(ENGINES)}")
     if not installed(target):
         raise MissingPackageError(engine.package, f"the {target} engine", engine.extra)
-    with without_chatter():
+    with drop_engine_logs():
         module = importlib.import_module(engine.module)
         return cast("Session", module.open_session(path, component=component, inputs=inputs, threads=threads))

@@ -41,14 +41,14 @@ def findings(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray
     if program is None:
         return []
     from f2i_runtime.mil.judge.attribute_audit import audit_attributes
-    from f2i_runtime.mil.judge.find_bad_op import locate as locate_package
+    from f2i_runtime.mil.judge.find_bad_op import find_bad_op
     from f2i_runtime.mil.judge.weight_audit import audit_weights, own_weights_error
 
     package, gates = bundle.artifact_path(artifact), bundle.manifest.gates
     changed = sum(not item.exact for item in audit_weights(package, program).compared)
     found = [Finding("changed weights", changed, 0), Finding("changed attributes", len(audit_attributes(package, program)), 0)]
     if artifact.precision in STATIC:
-        worst = locate_package(package, program, inputs).worst
+        worst = find_bad_op(package, program, inputs).worst
         found.append(Finding("forced rel_l2", worst.rel_l2 if worst else math.nan, gates.forced_rel_l2))
     if artifact.precision in COMPRESSED:
         found.append(Finding("own_weights rel_l2", own_weights_error(package, program, inputs), gates.own_weights_rel_l2))
@@ -65,13 +65,12 @@ def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[A
     if program is None:
         return None
     from f2i_runtime.mil.judge.attribute_audit import audit_attributes
-    from f2i_runtime.mil.judge.find_bad_op import keep_fp32
-    from f2i_runtime.mil.judge.find_bad_op import locate as locate_package
+    from f2i_runtime.mil.judge.find_bad_op import find_bad_op, keep_fp32
     from f2i_runtime.mil.judge.weight_audit import audit_weights
 
     package = bundle.artifact_path(artifact)
-    own = locate_package(package, program, inputs)
-    grown = locate_package(package, program, inputs, forced=False)
+    own = find_bad_op(package, program, inputs)
+    grown = find_bad_op(package, program, inputs, forced=False)
     gate = bundle.manifest.gates.component_sqnr_db.get(artifact.precision)
     kept = None
     if artifact.precision == "fp16" and gate is not None and own.sqnr_db < gate:

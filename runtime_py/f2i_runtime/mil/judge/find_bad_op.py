@@ -30,7 +30,7 @@ BANDS = {"fp32": 1e-4, "fp16": 1e-2}
 
 
 @dataclass(frozen=True)
-class LocateReport:
+class BadOpReport:
     """What was compared: every pair in program order, the first out of band (None: all are within), the worst, and the whole component.
 
     ``worst`` leaves out fp16 values that are all subnormal, which no relative band can hold."""
@@ -61,9 +61,9 @@ def load_program(program: Any) -> Any:
     return torch.export.load(str(program)).run_decompositions({}) if isinstance(program, (str, Path)) else program
 
 
-def locate(
+def find_bad_op(
     package: Path, program: Any, inputs: Inputs, *, forced: bool = True, band: float | None = None, evaluator: Evaluator | None = None
-) -> LocateReport:
+) -> BadOpReport:
     """Compares ``package`` with ``program`` (the exported program it was converted from, or its path) on ``inputs``.
 
     ``band`` is the relative L2 an operation may add (default: :data:`BANDS` by declared type). Raises :class:`MilError` when the two have
@@ -115,7 +115,7 @@ def locate(
         raise MilError(f"{package}: none of its values come from the given program; pass the program it was converted from")
     if forced:
         outputs = run(dict(zip(run.inputs, inputs.values(), strict=True)) if set(inputs) != set(run.inputs) else inputs)
-    return LocateReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, references.outputs()))
+    return BadOpReport(first, worst, tuple(comparisons), len(comparisons), unmatched, _component_db(outputs, references.outputs()))
 
 
 def _steep(node: Any, paired: Mapping[str, int]) -> list[Any]:
@@ -168,7 +168,7 @@ def keep_fp32(package: Path, program: Any, inputs: Inputs, *, gate_db: float) ->
     """
     run = Evaluator(package)
     exported = load_program(program)
-    report = locate(package, exported, inputs, evaluator=run)
+    report = find_bad_op(package, exported, inputs, evaluator=run)
     expected = Reference(exported, inputs).outputs()
     given = inputs if set(inputs) == set(run.inputs) else dict(zip(run.inputs, inputs.values(), strict=True))
     groups = _groups(run.function, report.comparisons)
