@@ -11,7 +11,7 @@ MILLI = 1e-6  # from ns
 
 
 def bench_table(report: BenchReport) -> Table:
-    """One row per component, variant and number of threads."""
+    """Returns a table with one row for each component, variant and number of threads."""
     device = report.device
     emulated = ", EMULATED: times say nothing about a phone" if device.emulated else ""
     table = Table(title=f"{report.bundle} on {device.name} ({device.cpu}, {device.cores} cores{emulated})")
@@ -54,7 +54,7 @@ def bench_table(report: BenchReport) -> Table:
 
 
 def bench_notes(report: BenchReport) -> list[str]:
-    """What does not fit the table: the machine's limits, rows that failed or were not timed, predictions, sustained runs, and other notes."""
+    """Yields what does not fit the table: the machine's limits, rows that failed or were not timed, predictions, sustained runs, and other notes."""
     lines = [
         f"limit at {m.threads} threads: {_giga(m.fp32_flops)} GFLOP/s fp32, {_giga(m.int8_ops)} Gop/s int8, {_giga(m.bandwidth)} GB/s"
         for m in report.limits
@@ -80,7 +80,7 @@ def bench_notes(report: BenchReport) -> list[str]:
 
 
 def compared_table(report: BenchReport) -> Table:
-    """One verdict per row that the baseline holds too."""
+    """Returns a table with one verdict for each row that the baseline also has."""
     table = Table(title=f"against {report.baseline}")
     where = "processor" if report.device.emulated else "threads"
     for column in ("variant", "component", where, "this ÷ baseline", "98 % interval", "verdict"):

@@ -27,9 +27,9 @@ from f2i.report.page import write_report
 from f2i.tables import inspect_json
 
 WINDOW = 128
-"""Side of the crop in the picture, low-resolution pixels."""
+"""The side of the crop in the picture, in low-resolution pixels."""
 ZOOM = 2
-"""How much the picture enlarges output pixels."""
+"""The factor by which the picture enlarges output pixels."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def ane_findings(bundle: Bundle, artifact: Artifact) -> list[dict[str, Any]] | N
 
 
 def ane_lines(bundle: Bundle) -> list[str]:
-    """The same for people: a line for each rule and artifact, with the first place."""
+    """Returns the same findings for people: a line for each rule and artifact, with the first place."""
     lines = []
     for artifact in bundle.manifest.artifacts:
         for row in ane_findings(bundle, artifact) or []:

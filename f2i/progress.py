@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """Progress with time elapsed and time left, on stderr when it is a terminal; otherwise a line per finished step."""
+    """Shows progress with the time elapsed and the time left, on stderr when it is a terminal. Otherwise prints a line for each finished step."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -37,7 +37,7 @@ class Steps:
         self.bar.stop()
 
     def event(self, event: Event) -> None:
-        """A step of an export."""
+        """Shows a step of an export."""
         label = event.job.label
         if event.state in {"done", "cached"}:
             took = "from the cache" if event.state == "cached" else f"{event.seconds:.0f} s"
@@ -50,7 +50,7 @@ class Steps:
             self.tasks[label] = self.bar.add_task(f"{label}: {event.stage}", total=None)
 
     def count(self, what: str, done: int, of: int) -> None:
-        """``done`` of ``of``."""
+        """Shows that ``done`` of ``of`` parts are done."""
         if what not in self.tasks:
             self.tasks[what] = self.bar.add_task(what, total=of)
         self.bar.update(self.tasks[what], completed=done, total=of)
@@ -59,7 +59,7 @@ class Steps:
             self.console.print(f"{what}: {of} done", style="dim")
 
     def training(self, at: DistillProgress) -> None:
-        """A report of a training run: a line per evaluation, the bar for the rest."""
+        """Shows a report of a training run: a line for each evaluation, and the bar for the rest."""
         what = "training"
         if what not in self.tasks:
             self.tasks[what] = self.bar.add_task(what, total=at.steps)
@@ -69,5 +69,5 @@ class Steps:
             self.bar.update(self.tasks[what], completed=at.step, description=f"training, loss {at.loss:.5f}")
 
     def counter(self, what: str) -> Callable[[int, int], None]:
-        """A callback (done, of) for one thing."""
+        """Returns a callback (done, of) that shows the progress of one thing."""
         return lambda done, of: self.count(what, done, of)

@@ -25,21 +25,21 @@ class GateItem(pytest.Item):
         self.user_properties += [("value", gate["value"]), ("limit", gate["limit"])]
 
     def runtest(self) -> None:
-        """Fails with the figure and its limit."""
+        """Raises :class:`GateFailedError` with the figure and its limit when the gate failed."""
         if not self.gate["passed"]:
             raise GateFailedError(f"{self.gate['name']} is {self.gate['value']}, limit {self.gate['limit']}")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
-        """One line instead of a traceback."""
+        """Returns one line instead of a traceback."""
         return str(excinfo.value)
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """What stands in pytest's own lists."""
+        """Returns what pytest shows in its own lists."""
         return self.bundle / MANIFEST, None, self.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The options."""
+    """Adds the options of this plugin."""
     group = parser.getgroup("f2i", "F2I mobile bundles")
     group.addoption(
         "--f2i-bundle", action="append", default=[], metavar="DIR", help="Validate this bundle; each gate is a test. Repeatable."

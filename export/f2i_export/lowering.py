@@ -35,7 +35,7 @@ class LoweringRequest:
     scratch: Path
     reference: dict[str, Tensor] = field(default_factory=dict)
     palettes: dict[str, int] = field(default_factory=dict)
-    """Path of a layer → bits of its weight's palette."""
+    """Maps the path of a layer to the bits of its weight's palette."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Target:
 
 SIZE_MARGIN = 1.1
 GRAPH_BYTES = 500
-"""What an operation takes in a file beside its tensors: names, shapes, scales (measured: 150 to 450)."""
+"""The most bytes that an operation takes in a file besides its tensors: for names, shapes and scales (measured: 150 to 450)."""
 INT8 = ("w8a8", "w8a8-mixed")
 PALETTES = ("p8", "p6", "p4")
 

@@ -160,7 +160,7 @@ def _listen(child: _Child, read_end: int, on_event: Callable[[Event], None]) -> 
 
 
 def _keep(job: Job, result: Path) -> Path:
-    """Move a result into the cache."""
+    """Moves a result into the cache."""
     folder = cache_root() / "jobs" / job.key()
     with exclusive_lock(cache_root() / "jobs.lock", busy="", wait=True):
         if not (folder / RESULT).is_file():

@@ -21,7 +21,7 @@ MINIMUM_DEPLOYMENT_TARGET = "iOS18"
 DEBUG_FILE = "executorch_debug_handle_mapping.json"
 """coremltools writes it beside what the manifest lists, for a debugger of ExecuTorch's; of an int8 package it is a twelfth."""
 KEEP_MARGIN_DB = 1.0
-"""``keep_fp32=auto`` aims this far above the gate: it chooses on one tile and the gate is measured on others."""
+"""How many dB above the gate ``keep_fp32=auto`` aims. It chooses on one tile, and the gate is measured on others."""
 
 
 def lower(request: LoweringRequest) -> Delegation:
@@ -74,7 +74,7 @@ def _split(package: Path) -> None:
 
 
 def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> tuple[Any, set[str]]:
-    """The converted model, and the names of the ops a caller may keep."""
+    """Returns the converted model, and the names of the operations that a caller may keep in float32."""
     precision: Any = ct.precision.FLOAT32 if request.precision == "fp32" else ct.precision.FLOAT16
     seen: set[str] = set()
 

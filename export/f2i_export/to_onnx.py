@@ -11,7 +11,7 @@ from f2i_export.lowering import LoweringRequest
 
 OPSET = 20
 INT16_OPSET = 21
-"""The first in which QuantizeLinear makes int16."""
+"""The first opset in which QuantizeLinear makes int16."""
 
 
 def _drop_provenance(model: onnx.ModelProto) -> None:

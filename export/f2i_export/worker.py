@@ -34,7 +34,7 @@ GOLDEN_CASES = (("portrait", "astronaut.png"), ("still_life", "coffee.png"))
 
 
 def tell(events: int, event: dict[str, object]) -> None:
-    """One line of JSON to the parent."""
+    """Sends one line of JSON to the parent."""
     os.write(events, (json.dumps(event) + "\n").encode())
 
 
@@ -253,13 +253,13 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
 
 
 def _finite(figure: object) -> float | None:
-    """A figure as a number JSON can hold: properties and methods alike; infinite and undefined become null."""
+    """Returns a figure as a number that JSON can hold. Properties and methods are read alike; infinite and undefined values become null."""
     value = float(figure() if callable(figure) else figure)  # type: ignore[arg-type]
     return value if value == value and abs(value) != float("inf") else None
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent has gone: nobody would collect the result."""
+    """Ends this process when its parent has gone, because nobody would collect the result."""
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""``f2i run``: of several photos what is missing is done, here or on a cluster, and every photo gets its line."""
+"""What ``f2i run`` does with its photos: skip those that are finished, upscale the others here or on a cluster, and print a line for each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from f2i.progress import Steps
 
 @dataclass(frozen=True)
 class AlbumOptions:
-    """How photos are done: (target, precision), photo options, engine threads (0: the engine's default), a Ray cluster's address and its workers.
+    """How photos are upscaled. ``variant`` is (target, precision), ``threads`` the engine's threads (0: its default), ``ray`` a cluster's address.
 
-    ``format``: of every output of several photos, None: each photo's own.
+    ``format`` is the format of every output when there are several photos; None keeps each photo's own.
     """
 
     variant: tuple[str, str]
@@ -33,7 +33,7 @@ class AlbumOptions:
 
 
 def with_overlap(bundle: Bundle, options: AlbumOptions, err: Console) -> PhotoOptions:
-    """The photo options with an overlap of ``auto`` measured, once for all photos, and said."""
+    """Returns the photo options. Where the overlap is ``auto``, it is measured once for all photos, and printed."""
     if options.photo.overlap != "auto":
         return options.photo
     with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline:
@@ -44,7 +44,9 @@ def with_overlap(bundle: Bundle, options: AlbumOptions, err: Console) -> PhotoOp
 
 
 def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: AlbumOptions, out: Console, err: Console) -> None:
-    """One photo to a file, or photos, folders, lists and URLs to a folder. Raises UsageError, and at the end when photos could not be done."""
+    """Upscales one photo to a file, or photos, folders, lists and URLs to a folder. Raises UsageError; where some photos could not be done, at the
+    end.
+    """
     photo = with_overlap(bundle, options, err)
     single = len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(LIST_SUFFIX)
     if single and not out_path.is_dir() and not options.ray:
@@ -68,7 +70,9 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
 
 
 def upscale_album(job: FolderJob, sources: Sequence[Source], ray: str | None, workers: int, out: Console, err: Console) -> None:
-    """Do what is missing of ``sources``; ``ray`` is a cluster's address. Raises UsageError at the end when photos could not be done."""
+    """Upscales the photos of ``sources`` that are not finished. ``ray`` is a cluster's address. Raises UsageError at the end when photos could not be
+    done.
+    """
     todo = missing(job, sources)
     if len(todo) < len(sources):
         err.print(f"{len(sources) - len(todo)} of {len(sources)} photos are done already", style="dim")

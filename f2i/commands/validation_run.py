@@ -1,4 +1,4 @@
-"""``f2i validate``: judge a bundle here or on a cluster, and write the reports that were asked for."""
+"""What ``f2i validate`` does: it validates a bundle here or on a cluster, and writes the reports that were asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from f2i_runtime.validation.validate_on_ray import validate_on_ray
 
 @dataclass(frozen=True)
 class ValidationOutputs:
-    """Files to write: JSON, JUnit XML, an offline page, and what ``f2i bench --json`` wrote for the page to show."""
+    """The files to write: JSON, JUnit XML and an offline page. ``bench`` is what ``f2i bench --json`` wrote, for the page to show."""
 
     json: Path | None = None
     junit: Path | None = None
@@ -32,7 +32,10 @@ def run_validation(
     command: list[str],
     progress: Callable[[str, int, int], None],
 ) -> Report:
-    """Validate and write. ``ray``: a cluster's address; ``command``: what the page repeats. Raises UsageError for options that exclude one another."""
+    """Validates the bundle and writes the files. ``ray`` is a cluster's address, ``command`` the command line that the page repeats.
+
+    Raises UsageError for options that exclude one another.
+    """
     if options.ground_truth is not None and options.images is None:
         raise UsageError("--ground-truth needs --images: the low-resolution photos of the same names")
     if ray and outputs.html:

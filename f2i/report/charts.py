@@ -11,12 +11,12 @@ WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 24, 56
 """Margins around the plot, in the SVG's own units."""
 SHAPES = {"fp32": "circle", "fp16": "square", "w8": "triangle", "w8a8": "diamond", "w8a8-mixed": "diamond", "w8a16": "triangle"}
-"""A precision's mark; palettes (p8, p6, p4) are circles."""
+"""The mark of each precision. Palettes (p8, p6, p4) are circles."""
 
 CHARACTER, LINE = 10.2, 21.0
-"""Width of a character and height of a line of a mark's name where they are largest: on a phone."""
+"""The width of a character and the height of a line of a name where they are largest: on a phone."""
 REACH = 1.2
-"""How far the widest mark reaches, in its radius."""
+"""How far the widest mark reaches, in multiples of its radius."""
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
@@ -33,7 +33,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """``target/precision``."""
+        """The name ``target/precision``."""
         return f"{self.target}/{self.precision}"
 
 

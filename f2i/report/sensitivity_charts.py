@@ -17,7 +17,7 @@ HEAD = 44
 NAMES, BARS = 430, 190
 """Width of the names and of each of the two columns of bars."""
 DECIBELS = 80.0
-"""What the length of the longest bar of an error stands for: errors so much smaller have no length."""
+"""How many decibels below the longest bar an error has no length."""
 FULL_WIDTH = NAMES + 2 * BARS + 100
 
 
@@ -95,5 +95,5 @@ def _db(value: float | None) -> str:
 
 
 def _shortened(name: str, most: int = 62) -> str:
-    """The end of a long path says more than its beginning."""
+    """Returns the end of a long path, which says more than its beginning."""
     return name if len(name) <= most else "…" + name[1 - most :]

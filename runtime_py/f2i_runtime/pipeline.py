@@ -23,12 +23,12 @@ from f2i_runtime.photo.writer import Encoding, PhotoWriter
 from f2i_runtime.tiling.blend import ReadRows, TilePlan, upscale_array, upscale_blocks
 
 REFERENCE = ("torch", "fp32")
-"""The engine and precision of the full-precision reference."""
+"""The (target, precision) that stands for the full-precision reference."""
 
 
 @dataclass
 class Pipeline:
-    """Loaded sessions of every component. A context manager."""
+    """A variant with the sessions of all its components. A context manager."""
 
     bundle: Bundle
     target: str
@@ -40,7 +40,7 @@ class Pipeline:
 
     @property
     def engine(self) -> str:
-        """What computes, for people and reports."""
+        """The name of what computes, for people and reports."""
         return next(iter(self.sessions.values())).engine
 
     def tile(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -59,7 +59,7 @@ class Pipeline:
         return tensors
 
     def run(self, component: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """One component, timed, with its output's shape checked."""
+        """Runs one component. Times it, and checks the shape of its output."""
         began = time.perf_counter()
         output = self.sessions[component].run(inputs)
         self.seconds[component] = self.seconds.get(component, 0.0) + time.perf_counter() - began
@@ -75,7 +75,7 @@ class Pipeline:
         return np.random.default_rng([0, *position]).standard_normal(shape, dtype=np.float32)
 
     def close(self) -> None:
-        """Free all sessions."""
+        """Frees all sessions."""
         for session in self.sessions.values():
             session.close()
         trim_heap()
@@ -123,7 +123,7 @@ def choose_variant(bundle: Bundle, target: str | None, precision: str | None) ->
 
 
 def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = None) -> TilePlan:
-    """Tiles over a photo as the manifest asks, or with another overlap. Raises UsageError."""
+    """Returns the tiles over a photo as the manifest asks, or with another overlap. Raises UsageError."""
     tile = bundle.manifest.tile
     return TilePlan(height, width, tile=tile.size, overlap=tile.overlap if overlap is None else overlap, scale=tile.scale, fade=tile.window)
 
@@ -142,7 +142,7 @@ class PhotoOptions:
 
 
 def measured_overlap(pipeline: Pipeline) -> OverlapRecord:
-    """The bundle's measured overlap, or one measured now on the sample photos with this engine. Raises UsageError, ToolchainError."""
+    """Returns the bundle's measured overlap, or one measured now on the sample photos with this engine. Raises UsageError, ToolchainError."""
     from f2i_runtime.tiling.overlap import choose_overlap
 
     manifest = pipeline.bundle.manifest

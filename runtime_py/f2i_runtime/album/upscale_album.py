@@ -42,7 +42,7 @@ class Source:
 
     @property
     def is_url(self) -> bool:
-        """Whether it has to be fetched first."""
+        """Whether the photo must be downloaded first."""
         return self.location.startswith(("http://", "https://"))
 
 
@@ -58,7 +58,7 @@ class FolderJob:
     threads: int = 0
 
     def settings(self) -> str:
-        """Hash of all that decides an output besides the photo."""
+        """Returns the hash of everything that decides an output besides the photo."""
         decisive = {k: v for k, v in asdict(self).items() if k not in {"bundle", "out", "threads"}}
         content = json.dumps(decisive, sort_keys=True) + sha256_file(self.bundle / MANIFEST)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -66,7 +66,7 @@ class FolderJob:
 
 @dataclass(frozen=True)
 class Done:
-    """How one photo ended: ``error`` is None when its output is there."""
+    """How one photo ended. ``error`` is None when its output exists."""
 
     source: Source
     seconds: float
@@ -108,7 +108,7 @@ def find_sources(inputs: Sequence[str], suffix: str | None = None) -> list[Sourc
 
 
 def missing(job: FolderJob, sources: Iterable[Source]) -> list[Source]:
-    """Those whose output is not there yet, or was made of another photo or with other settings."""
+    """Returns the photos whose output does not exist yet, or was made from another photo or with other settings."""
     records = {entry["output"]: entry for entry in _records(job.out)}
     settings = job.settings()
 
@@ -157,7 +157,7 @@ def _output_name(relative: str, suffix: str | None) -> str:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Size and time of change: what tells one version of a file from another without reading it. Zeros when it is not there."""
+    """Returns size and time of change, which tell one version of a file from another without reading it. Zeros when the file does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -195,7 +195,7 @@ def _records(out: Path) -> Iterator[dict[str, Any]]:
 
 
 def _fetch(url: str, folder: Path) -> Path:
-    """Download a photo. Raises PhotoError with the reason."""
+    """Downloads a photo. Raises PhotoError with the reason."""
     path = folder / (Path(unquote(urlsplit(url).path)).name or "photo.jpg")
     try:
         with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:

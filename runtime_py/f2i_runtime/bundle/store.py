@@ -24,20 +24,20 @@ class Bundle:
     manifest: Manifest
 
     def path(self, relative: str) -> Path:
-        """Absolute path of a file or package of the bundle. Raises BundleError when a link leads out of the bundle."""
+        """Returns the absolute path of a file or package of the bundle. Raises BundleError when a link leads out of the bundle."""
         path = (self.root / relative).resolve()
         if not path.is_relative_to(self.root.resolve()):
             raise BundleError(f"{self.root / relative}: it leads outside the bundle; bundles hold no links to other places")
         return path
 
     def artifact_path(self, artifact: Artifact) -> Path:
-        """Path of an artifact, with every one of its files present, of the recorded size and hash."""
+        """Returns the path of an artifact after checking that each of its files is present and has the recorded size and hash."""
         for record in artifact.files:
             self.check(record)
         return self.path(artifact.path)
 
     def check(self, record: FileRecord) -> Path:
-        """Path of a file whose size and SHA-256 are as recorded. Raises BundleError."""
+        """Returns the path of a file after checking its size and SHA-256. Raises BundleError."""
         path = self.path(record.path)
         if not path.is_file():
             raise BundleError(f"{path}: missing; the manifest lists it. Copy the bundle again or export it again")
@@ -54,12 +54,12 @@ class Bundle:
         return path
 
     def constant(self, name: str) -> np.ndarray:
-        """A constant tensor of the dataflow, float32."""
+        """Returns a constant tensor of the dataflow, float32."""
         return load_array(self.check(self.manifest.constants[name]))
 
 
 def open_bundle(root: Path) -> Bundle:
-    """Read a bundle's manifest. Raises BundleError when there is none or it is not valid."""
+    """Reads a bundle's manifest. Raises BundleError when there is none or it is not valid."""
     path = root / MANIFEST
     if not root.exists():
         raise BundleError(f"{root}: no such folder; make a bundle with: f2i export CKPT --out {root}")
@@ -75,7 +75,7 @@ def open_bundle(root: Path) -> Bundle:
 
 
 def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -> int:
-    """Check the size and hash of every file, and that the folder holds no other. Returns the number of bytes read; needs no engine."""
+    """Checks the size and hash of every file, and that the folder has no other. Returns the number of bytes read. Needs no engine."""
     records = bundle.manifest.files()
     total = 0
     for done, record in enumerate(records):
@@ -92,7 +92,7 @@ def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -
 
 
 def load_array(path: Path) -> np.ndarray:
-    """A float32 .npy file; pickled content is refused. Raises BundleError."""
+    """Returns the array of a float32 .npy file. Refuses pickled content. Raises BundleError."""
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
@@ -103,12 +103,12 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def file_record(root: Path, path: Path) -> FileRecord:
-    """Record of a file that lies under ``root``."""
+    """Returns the record of a file that lies under ``root``."""
     return FileRecord(path=path.relative_to(root).as_posix(), bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def tree_records(root: Path, path: Path) -> tuple[FileRecord, ...]:
-    """Records of a file, or of every file of a folder in order."""
+    """Returns the records of a file, or of every file of a folder in order."""
     if path.is_file():
         return (file_record(root, path),)
     return tuple(file_record(root, p) for p in sorted(path.rglob("*")) if p.is_file())

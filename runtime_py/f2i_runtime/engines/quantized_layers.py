@@ -1,4 +1,4 @@
-"""Quantized layers of a QDQ program, by which the same layers are found in every artifact."""
+"""The quantized layers of a QDQ program. They are used to find the same layers in every artifact."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class QuantizedLayer:
 
     @property
     def output(self) -> Array:
-        """What it gave, float32; made anew each time, for all layers' together take four times the memory."""
+        """The layer's output, float32. It is computed anew each time, because the outputs of all layers together take four times the memory."""
         return (self.rounded.astype(np.float32) - np.float32(self.zero)) * np.float32(self.scale)
 
 
 def fingerprint(weight: Array) -> str:
-    """What identifies an int8 weight whatever the order of its axes: how often each value occurs."""
+    """Returns what identifies an int8 weight in whatever order its axes are: how often each value occurs."""
     counts = np.bincount(np.asarray(weight, dtype=np.int16).ravel() + 128, minlength=256)
     return hashlib.sha256(counts.astype("<i8").tobytes()).hexdigest()

@@ -39,7 +39,7 @@ class EvaluatorSession:
         _check_inputs(component, path, _taken(shapes, inputs), inputs)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Inputs by name → the output, float32."""
+        """Runs the component on inputs by name and returns the output, float32."""
         import torch
 
         before = torch.get_num_threads()
@@ -73,7 +73,7 @@ class NativeSession:
         _check_inputs(component, path, _taken(shapes, inputs), inputs)
 
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """Inputs by name → the output, float32."""
+        """Runs the component on inputs by name and returns the output, float32."""
         try:
             outputs = _chain(inputs, self._calls)
         except Exception as error:  # as above
@@ -100,7 +100,7 @@ def open_session(
 
 
 def packages(path: Path) -> list[Path]:
-    """The packages of an artifact in calling order: itself, or those of a folder of parts (see :data:`f2i_runtime.bundle.manifest.CHUNKS`)."""
+    """Returns the packages of an artifact in calling order: itself, or the parts in its folder (see :data:`f2i_runtime.bundle.manifest.CHUNKS`)."""
     return sorted(path.glob("*.mlpackage")) if path.suffix == CHUNKS else [path]
 
 
@@ -136,7 +136,9 @@ def inspect_artifact(path: Path) -> dict[str, Any]:
 
 
 def lint(path: Path) -> list[LintFinding]:
-    """What in the package at ``path`` is known to leave the Neural Engine; see :mod:`f2i_runtime.mil.judge.neural_engine_rules`."""
+    """Returns the operations of the package at ``path`` that are known to leave the Neural Engine; see
+    :mod:`f2i_runtime.mil.judge.neural_engine_rules`.
+    """
     _need_coremltools()
     from f2i_runtime.mil.judge.neural_engine_rules import lint_package
 
@@ -158,14 +160,16 @@ def _check_inputs(component: str, path: Path, got: Mapping[str, Any], expected: 
 
 
 def _taken(parts: Sequence[Mapping[str, Any]], inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Shapes of what the first part takes, and of the component's own inputs that later ones take."""
+    """Returns the shapes of what the first part takes, and of the component's own inputs that later parts take."""
     return dict(parts[0]) | {name: shape for part in parts[1:] for name, shape in part.items() if name in inputs}
 
 
 def _chain(
     inputs: Mapping[str, Any], parts: Sequence[tuple[Mapping[str, Any], Callable[[dict[str, Any]], Mapping[str, Any]]]]
 ) -> Mapping[str, Any]:
-    """Outputs of the last of (inputs it takes, call), each called with the component's inputs and what the parts before it gave."""
+    """Returns the output of the last part. Each part is a pair (inputs it takes, call), called with the component's inputs and the outputs of the
+    parts before it.
+    """
     values, outputs = dict(inputs), dict[str, Any]()
     for takes, call in parts:
         outputs = dict(call({name: values[name] for name in takes if name in values}))

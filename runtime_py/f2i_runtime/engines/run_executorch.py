@@ -31,7 +31,7 @@ class ExecuTorchSession:
             raise ToolchainError(component=component, target="executorch", stage="load", reason=f"{path}: it has no method 'forward'")
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Inputs by name → the output, float32."""
+        """Runs the component on inputs by name and returns the output, float32."""
         tensors = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.names]
         try:
             output = self.method.execute(tensors)[0]
@@ -40,7 +40,7 @@ class ExecuTorchSession:
         return output.numpy().copy()  # the tensor is a view of the program's own memory plan
 
     def close(self) -> None:
-        """Release the program."""
+        """Releases the program."""
         self.method = None
 
 

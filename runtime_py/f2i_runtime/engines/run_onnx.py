@@ -35,14 +35,14 @@ class OnnxSession:
             )
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Inputs by name → the output, float32."""
+        """Runs the component on inputs by name and returns the output, float32."""
         try:
             return np.asarray(self.session.run(None, {i.name: np.ascontiguousarray(inputs[i.name]) for i in self.session.get_inputs()})[0])
         except Exception as e:  # onnxruntime's errors share no base but Exception
             raise ToolchainError(component=self.component, target="onnx", stage="run", reason=str(e)) from e
 
     def close(self) -> None:
-        """Release the session."""
+        """Releases the session."""
         del self.session
 
 
@@ -140,7 +140,7 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
 
 
 def _until_quantized(node: Any, readers: Mapping[str, list[Any]]) -> list[Any] | None:
-    """The nodes behind ``node`` up to its quantize op, with nothing but the bias between; None where there is no such op."""
+    """Returns the nodes from ``node`` back to its quantize op, with nothing but the bias between them; None where there is no such op."""
     following: list[Any] = []
     while True:
         after = readers.get((following[-1] if following else node).output[0], [])

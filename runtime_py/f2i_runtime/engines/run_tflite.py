@@ -42,7 +42,7 @@ class LiteRTSession:
         self.output = int(self.interpreter.get_output_details()[0]["index"])
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Inputs by name → the output, float32."""
+        """Runs the component on inputs by name and returns the output, float32."""
         try:
             for name, index in self.indices.items():
                 self.interpreter.set_tensor(index, np.ascontiguousarray(inputs[name]))
@@ -52,7 +52,7 @@ class LiteRTSession:
         return np.asarray(self.interpreter.get_tensor(self.output))
 
     def close(self) -> None:
-        """Release the interpreter."""
+        """Releases the interpreter."""
         del self.interpreter
 
 
@@ -62,7 +62,7 @@ def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, 
 
 
 def input_layers(path: Path) -> list[str]:
-    """Names of a model's inputs, in the interpreter's order, which need not be the calling order: that is the sorted names'."""
+    """Returns the names of a model's inputs in the interpreter's order. The calling order may differ: it is the order of the sorted names."""
     return [str(d["name"]) for d in Interpreter(model_path=str(path)).get_input_details()]
 
 
@@ -154,7 +154,7 @@ def _cut(tensors: list[Any], operations: list[Any], chain: Sequence[Any]) -> tup
 
 
 def _copy_tensor(tensors: list[Any], index: int) -> int:
-    """Index of a new tensor like the one at ``index``, without its data."""
+    """Returns the index of a new tensor like the one at ``index``, without its data."""
     tensor = copy.copy(tensors[index])
     tensor.buffer, tensor.name = 0, f"{index}_{len(tensors)}"
     tensors.append(tensor)

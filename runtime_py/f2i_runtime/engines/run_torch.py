@@ -27,14 +27,14 @@ class TorchSession:
             raise ToolchainError(component=component, target="torch", stage="load", reason=f"{path}: {e}") from e
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Inputs by name → the output, float32."""
+        """Runs the component on inputs by name and returns the output, float32."""
         if self.threads:
             torch.set_num_threads(self.threads)
         with torch.no_grad():
             return self.module(*(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in self.names)).numpy()
 
     def close(self) -> None:
-        """Release the program."""
+        """Releases the program."""
         del self.module
 
 
@@ -90,6 +90,6 @@ def quantized_layers(session: TorchSession, inputs: Mapping[str, np.ndarray]) ->
 
 
 def _name(node: Any) -> str:
-    """The module's path, which a layer's bias carries; the node's own name where there is no bias."""
+    """Returns the path of the module, which the layer's bias carries; the node's own name where there is no bias."""
     bias = node.args[2] if len(node.args) > 2 else None
     return node.name if bias is None else str(bias.target).removesuffix(".bias")

@@ -19,14 +19,14 @@ class Session(Protocol):
     """A loaded component. One thread calls it at a time."""
 
     engine: str
-    """What computes, for people and reports, e.g. "ExecuTorch 1.4.1 (XNNPACK)"."""
+    """The name of what computes, for people and reports, such as "ExecuTorch 1.4.1 (XNNPACK)"."""
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Inputs by name, float32, of the manifest's shapes → the output, float32. Raises ToolchainError when the engine fails."""
         ...
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Frees what the engine holds."""
         ...
 
 
