@@ -16,7 +16,6 @@ from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.memory import trim_heap
-from f2i_runtime.metrics.fidelity import to_uint8
 from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import Encoding, PhotoWriter
@@ -202,7 +201,8 @@ def upscale_image(pipeline: Pipeline, image: np.ndarray, options: PhotoOptions |
     """
     options = options or PhotoOptions()
     check_image(image)
-    pixels = image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+    eight_bit = image.dtype == np.uint8
+    pixels = np.minimum(image * np.float32(1 / 255), np.float32(1)) if eight_bit else image
     overlap = measured_overlap(pipeline).overlap if options.overlap == "auto" else options.overlap
     height, width, _ = image.shape
     result = upscale_array(pixels, photo_plan(pipeline.bundle, height, width, overlap), pipeline.tile)
@@ -215,7 +215,8 @@ def upscale_image(pipeline: Pipeline, image: np.ndarray, options: PhotoOptions |
     if not np.isfinite(result).all():
         reason = "the result holds NaN or infinity: the model is broken; run f2i validate"
         raise ToolchainError(component="the whole model", target=pipeline.target, stage="run", reason=reason)
-    return to_uint8(result) if image.dtype == np.uint8 else np.clip(result, 0.0, 1.0)
+    result = np.clip(result, np.float32(0), np.float32(1))
+    return (result * np.float32(255) + np.float32(0.5)).astype(np.uint8) if eight_bit else result
 
 
 def check_image(image: np.ndarray) -> None:
