@@ -74,7 +74,7 @@ def test_an_array_of_any_size_is_upscaled_in_its_own_type(engine, chelsea, shape
     assert result.dtype == np.uint8 and result.shape == (2 * shape[0], 2 * shape[1], 3)
     exact = f2i.upscale(engine, image.astype(np.float32) / np.float32(255))
     assert exact.dtype == np.float32 and exact.min() >= 0 and exact.max() <= 1
-    assert np.abs(exact * 255 - result).max() <= 0.5 + 1e-4
+    assert np.abs(exact * 255 - result).max() <= 0.51  # rounded, and the last bit of the input made larger by the model
 
 
 @pytest.mark.parametrize("color_fix", ["none", "adain"])
