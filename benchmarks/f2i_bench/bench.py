@@ -107,5 +107,5 @@ def _numbers(text: str, option: str, pattern: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     wrong = [part for part in parts if not re.fullmatch(pattern, part)]
     if wrong:
-        raise UsageError(f"--{option} {text!r}: {wrong[0]!r} is no number that fits; expected for example --{option} 2,1")
+        raise UsageError(f"--{option} {text!r}: {wrong[0]!r} is not a number that this option takes; expected, for example, --{option} 2,1")
     return list(dict.fromkeys(parts))

@@ -51,7 +51,7 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
     single = len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(LIST_SUFFIX)
     if single and not out_path.is_dir() and not options.ray:
         if options.format:
-            raise UsageError(f"--format {options.format} is for photos that go to a folder; of one photo the suffix of --out decides")
+            raise UsageError(f"--format {options.format} is for photos that go to a folder; for one photo, the suffix of --out decides")
         with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
             notes = upscale_photo(pipeline, Path(photos[0]), out_path, photo, steps.counter(Path(photos[0]).name))
         for note in notes:

@@ -218,7 +218,7 @@ class PhotoWriter:
     def recolor(self, gain: NDArray[np.float64], offset: NDArray[np.float64]) -> None:
         """Every pixel becomes ``pixel * gain + offset`` (float64 (3,) each or (1,) for grey, of values in [0, 1]) when it is encoded. Raises ``UsageError``."""
         if self._spool_bits != 16:
-            raise UsageError("a photo that is to be recoloured must be opened for writing with recolor=True")
+            raise UsageError("a photo that is to be recoloured must be opened for writing with Encoding(recolor=True)")
         self._affine = gain, offset
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
