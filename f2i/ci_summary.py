@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from f2i_runtime.errors import UsageError
+from f2i_runtime.text_files import read_text_file
 
 SCHEMA = 1
 WORSE_DB = 0.5
@@ -16,8 +17,8 @@ WORSE_DB = 0.5
 def read_report(path: Path) -> dict[str, Any]:
     """What ``f2i validate --json`` wrote. Raises UsageError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
+        data = json.loads(read_text_file(path))
+    except ValueError as e:
         raise UsageError(f"{path}: cannot be read as JSON: {e}; expected what f2i validate --json writes") from e
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or not {"components", "photos", "gates"} <= set(data):
         raise UsageError(f"{path}: not a validation of schema {SCHEMA}; expected what f2i validate --json writes")

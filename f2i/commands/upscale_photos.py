@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from f2i_runtime.album.upscale_album import LIST_SUFFIX, FolderJob, Source, find_sources, missing, run_folder
+from f2i_runtime.album.album_plan import AlbumPlan, plan_album
+from f2i_runtime.album.upscale_album import FolderJob, missing, run_folder
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import make_folder
+from f2i_runtime.photo.photo_listing import LIST_SUFFIX
 from f2i_runtime.photo.writer import WRITABLE
 from f2i_runtime.pipeline import PhotoOptions, measured_overlap, open_pipeline, upscale_photo
 from rich.console import Console
@@ -48,35 +50,37 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
     end.
     """
     photo = with_overlap(bundle, options, err)
-    single = len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].endswith(LIST_SUFFIX)
+    single = len(photos) == 1 and Path(photos[0]).is_file() and not photos[0].lower().endswith(LIST_SUFFIX)
     if single and not out_path.is_dir() and not options.ray:
         if options.format:
             raise UsageError(f"--format {options.format} is for photos that go to a folder; for one photo, the suffix of --out decides")
         with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
             notes = upscale_photo(pipeline, Path(photos[0]), out_path, photo, steps.counter(Path(photos[0]).name))
         for note in notes:
-            err.print(f"{photos[0]}: {note}", style="yellow", markup=False)
+            err.print(f"{photos[0]}: {note}", style="yellow", markup=False, soft_wrap=True)
         out.print(f"{out_path} ({pipeline.engine}, {options.variant[1]})", soft_wrap=True)
         return
     suffix = None if options.format is None else f".{options.format.lower().removeprefix('.')}"
     if suffix is not None and suffix not in WRITABLE:
         raise UsageError(f"--format {options.format}: cannot be written; expected one of {', '.join(s[1:] for s in WRITABLE)}")
-    sources = find_sources(photos, suffix)
+    plan = plan_album(photos, out_path, suffix)
     if out_path.suffix and not out_path.is_dir():
-        raise UsageError(f"{out_path}: {len(sources)} photos need a folder, got what looks like a file; use --out FOLDER")
+        raise UsageError(f"{out_path}: {len(plan.sources)} photos need a folder, got what looks like a file; use --out FOLDER")
     make_folder(out_path)
     job = FolderJob(bundle.root.absolute(), out_path.absolute(), *options.variant, photo, options.threads)
-    upscale_album(job, sources, options.ray, options.workers, out, err)
+    upscale_album(job, plan, options.ray, options.workers, out, err)
 
 
-def upscale_album(job: FolderJob, sources: Sequence[Source], ray: str | None, workers: int, out: Console, err: Console) -> None:
-    """Upscales the photos of ``sources`` that are not finished. ``ray`` is a cluster's address. Raises UsageError at the end when photos could not be
-    done.
-    """
-    todo = missing(job, sources)
-    if len(todo) < len(sources):
-        err.print(f"{len(sources) - len(todo)} of {len(sources)} photos are done already", style="dim")
-    failed = 0
+def upscale_album(job: FolderJob, plan: AlbumPlan, ray: str | None, workers: int, out: Console, err: Console) -> None:
+    """Upscales the photos of ``plan`` that are not finished. ``ray`` is a cluster's address. Raises UsageError at the end when photos could not be done."""
+    todo = missing(job, plan.sources)
+    for note in plan.notes:
+        err.print(note, style="yellow", markup=False, soft_wrap=True)
+    for entry, reason in plan.failed:
+        err.print(f"{entry}: {reason}", style="red", markup=False, soft_wrap=True)
+    if len(todo) < len(plan.sources):
+        err.print(f"{len(plan.sources) - len(todo)} of {len(plan.sources)} photos are done already", style="dim")
+    failed, wanted = len(plan.failed), len(todo) + len(plan.failed)
     with Steps(err) as steps:
         if ray and todo:
             from f2i_runtime.album.album_on_ray import run_on_ray
@@ -86,11 +90,11 @@ def upscale_album(job: FolderJob, sources: Sequence[Source], ray: str | None, wo
             results = run_folder(job, todo, steps.count)
         for number, done in enumerate(results, 1):
             for note in done.notes:
-                err.print(f"{done.source.location}: {note}", style="yellow", markup=False)
+                err.print(f"{done.source.location}: {note}", style="yellow", markup=False, soft_wrap=True)
             if done.error:
                 failed += 1
                 err.print(f"{done.source.location}: {done.error}", style="red", markup=False, soft_wrap=True)
             else:
                 out.print(f"{job.out / done.source.output} ({number} of {len(todo)}, {done.seconds:.1f} s)", soft_wrap=True)
     if failed:
-        raise UsageError(f"{failed} of {len(todo)} photos could not be done; the others are in {job.out}")
+        raise UsageError(f"{failed} of {wanted} photos could not be done; the others are in {job.out}")

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Literal
 
 from f2i_runtime.errors import UsageError
+from f2i_runtime.text_files import read_text_file
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from f2i_bench.core.verdict import compare, compare_counts, summarize
@@ -271,9 +272,7 @@ def _disturbed(report: BenchReport, baseline: BenchReport) -> dict[int, float]:
 def read_bench(path: Path) -> BenchReport:
     """What ``f2i bench --json`` wrote. Raises UsageError with the first thing that is wrong."""
     try:
-        return BenchReport.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"{path}: cannot be read: {e}; expected what f2i bench --json writes") from e
+        return BenchReport.model_validate_json(read_text_file(path))
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -24,6 +24,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from f2i_runtime.errors import CheckpointError, UsageError
 from f2i_runtime.files import atomic_directory
+from f2i_runtime.text_files import read_text_file
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -284,13 +285,11 @@ def _check_fit(folder: Path, model: F2IModel) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; a checkpoint is a Diffusers-format folder with model_index.json, {', '.join(PARTS)}")
     try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError as e:
-        raise CheckpointError(
-            f"{path}: missing; a checkpoint is a Diffusers-format folder with model_index.json, {', '.join(PARTS)}"
-        ) from e
-    except (OSError, ValueError) as e:
+        data = json.loads(read_text_file(path))
+    except (UsageError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{path}: not readable as JSON: {_first_line(e)}") from e
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected a JSON object")

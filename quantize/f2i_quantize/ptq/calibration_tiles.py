@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
-from f2i_runtime.photo.samples import SAMPLES, sample_photo
-from f2i_runtime.validation.validate import photo_files, read_photo
+from f2i_runtime.photo.photo_listing import photo_files
+from f2i_runtime.validation.validate import read_photo
 from numpy.typing import NDArray
 
 CANDIDATES = 8
@@ -47,7 +47,7 @@ def calibration_set(folder: Path | None, tile: int, count: int, seed: int) -> Ca
     they are smaller than the tile or have room for fewer than four, or when most of what they show is flat.
     """
     rng = np.random.default_rng(seed)
-    paths = [sample_photo(name) for name in SAMPLES] if folder is None else photo_files(folder)
+    paths = photo_files(folder)
     if len(paths) > MOST_PHOTOS:
         paths = [paths[k] for k in sorted(rng.choice(len(paths), MOST_PHOTOS, replace=False))]
     label = folder or "the sample photos"

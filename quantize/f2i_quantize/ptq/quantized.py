@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from f2i_runtime.errors import CheckpointError, UsageError
 from f2i_runtime.files import sha256_file
+from f2i_runtime.text_files import read_text_file
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -97,11 +98,11 @@ def read(checkpoint: str | Path, precision: str) -> Quantized:
     path = Path(checkpoint) / FOLDER / f"{precision}.json"
     tensors = path.with_suffix(".safetensors")
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(read_text_file(path))
         found = (data["schema"], data["precision"], data["tensors_sha256"])
         recipe = parse_recipe(data["recipe"], str(path))
         rules = {k: Rule.model_validate(v) for k, v in data["layers"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (UsageError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{path}: not a description of a quantization: {type(e).__name__}: {str(e).splitlines()[0]}") from e
     if found[:2] != (SCHEMA, precision) or data["recipe_sha256"] != recipe.sha256():
         raise CheckpointError(f"{path}: schema, precision or recipe hash do not fit; quantize the checkpoint again")

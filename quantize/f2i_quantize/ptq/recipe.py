@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from f2i_runtime.errors import UsageError
+from f2i_runtime.text_files import read_text_file
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 if sys.version_info >= (3, 11):
@@ -156,8 +157,8 @@ def load_recipe(source: str) -> Recipe:
     if not path.is_file():
         raise UsageError(f"recipe {source!r}: no such file, and not one of the presets {', '.join(preset_names())}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        data = tomllib.loads(read_text_file(path))
+    except tomllib.TOMLDecodeError as e:
         raise UsageError(f"{path}: not readable as TOML: {e}") from e
     return parse_recipe({"name": path.stem, **data}, str(path))
 

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from f2i_runtime.errors import UsageError
+from f2i_runtime.errors import PhotoError, UsageError
 from f2i_runtime.files import atomic_file, sha256_file
+from f2i_runtime.photo.photo_listing import find_photos
+from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.resample import resize
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,9 +32,8 @@ from f2i_quantize.train.degrade import degrade
 Pixels = NDArray[np.uint8]
 Degradation = Literal["bicubic", "second-order"]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 SCALE = 2
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of a cached file's name; raised when what is computed from a photo changes."""
 
 
@@ -78,9 +78,11 @@ def halve(hr: Pixels) -> Pixels:
 
 
 def decode(path: Path, multiple: int = SCALE) -> Pixels:
-    """An image file → uint8 RGB (h, w, 3), upright, sides cut to ``multiple``. Raises OSError, SyntaxError or ValueError."""
-    with Image.open(path) as image:
-        rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    """Returns a photo of any kind that ``f2i run`` reads as uint8 RGB (h, w, 3), upright, sides cut to ``multiple``. Raises PhotoError, also for damage."""
+    with PhotoReader(path) as reader:
+        rgb = np.rint(reader.rows(0, reader.height) * 255).astype(np.uint8)
+        if reader.damaged:
+            raise PhotoError(f"{path}: damaged, part of the picture is missing; copy it again from its source")
     height, width = (side - side % multiple for side in rgb.shape[:2])
     return np.ascontiguousarray(rgb[:height, :width])
 
@@ -102,7 +104,7 @@ def read_photo(path: Path, root: Path, min_side: int, cache: Path | None) -> Pho
             if kept:
                 with atomic_file(kept) as temporary, temporary.open("wb") as file:
                     np.savez(file, hr=hr, lr=lr)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except (UsageError, OSError, ValueError) as e:
         return Skipped(name, f"cannot be decoded: {str(e).splitlines()[0] if str(e) else type(e).__name__}")
     if min(hr.shape[:2]) < min_side:
         return Skipped(name, f"{hr.shape[1]} x {hr.shape[0]} px, expected at least {min_side} per side")
@@ -114,9 +116,7 @@ def read_folder(folder: Path, *, min_side: int = 0, cache: Path | None = None, p
 
     Raises UsageError when the folder is missing or gives no usable photo.
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; --images needs a folder of photos ({', '.join(sorted(SUFFIXES))})")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = find_photos(folder)
     read = functools.partial(read_photo, root=folder, min_side=min_side, cache=cache)
     pool: Any = ProcessPoolExecutor(min(processes, len(paths)), get_context("spawn")) if processes > 1 and len(paths) > 1 else nullcontext()
     with pool as executor:

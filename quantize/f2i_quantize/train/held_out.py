@@ -11,13 +11,14 @@ import torch
 from f2i_runtime.errors import UsageError
 from f2i_runtime.metrics.fidelity import psnr_db, psnr_y, ssim_y, to_uint8
 from f2i_runtime.metrics.perceptual import gmsd, haarpsi, ms_ssim
+from f2i_runtime.photo.photo_listing import find_photos
 from f2i_runtime.photo.resample import resize
 from f2i_runtime.tiling.blend import TilePlan, upscale_array
 from numpy.typing import NDArray
 
 from f2i_quantize.models.differentiable import Pipeline
 from f2i_quantize.models.whole_model import F2IModel
-from f2i_quantize.train.crops import SCALE, SUFFIXES, Photo, decode, halve
+from f2i_quantize.train.crops import SCALE, Photo, decode, halve
 
 Pixels = NDArray[np.uint8]
 Upscale = Callable[[Pixels], Pixels]
@@ -126,7 +127,7 @@ def read_pairs(folder: Path) -> list[tuple[str, Pixels, Pixels]]:
     """
     high = folder / "HR" if (folder / "HR").is_dir() else folder
     pairs = []
-    for path in sorted(p for p in high.glob("*") if p.suffix.lower() in SUFFIXES):
+    for path in find_photos(high, recursive=False):
         hr = decode(path)
         given = folder / "LR" / path.name
         lr = decode(given, 1) if given.is_file() else halve(hr)
@@ -134,8 +135,6 @@ def read_pairs(folder: Path) -> list[tuple[str, Pixels, Pixels]]:
         if hr.shape[0] < height or hr.shape[1] < width:
             raise UsageError(f"{given}: {lr.shape[1]} x {lr.shape[0]} px, expected half of HR's {hr.shape[1]} x {hr.shape[0]}")
         pairs.append((path.name, hr[:height, :width], lr))
-    if not pairs:
-        raise UsageError(f"{folder}: no photos in it; expected {', '.join(sorted(SUFFIXES))} in HR/ or directly in the folder")
     return pairs
 
 

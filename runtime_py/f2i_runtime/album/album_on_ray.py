@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from f2i_runtime.album.upscale_album import Done, FolderJob, Source, upscale_source
+from f2i_runtime.album.album_plan import Source
+from f2i_runtime.album.upscale_album import Done, FolderJob, upscale_source
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.pipeline import open_pipeline
 from f2i_runtime.ray_cluster import ray_cluster

@@ -2,7 +2,7 @@
 
 OUT/
   <name>_x2.<suffix>      one per photo, under its path below the folder it was found in
-  f2i-done.jsonl          one line per finished photo: source, its size and time, output and its size, settings
+  f2i-done.jsonl          what was begun and what is done, see :mod:`f2i_runtime.album.album_records`
 """
 
 from __future__ import annotations
@@ -10,40 +10,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from f2i_runtime.album.album_plan import Source
+from f2i_runtime.album.album_records import Record, add_record, is_ours, read_records, stamp_of
+from f2i_runtime.album.download import fetch
 from f2i_runtime.bundle.store import MANIFEST, open_bundle
-from f2i_runtime.errors import PhotoError, UsageError
+from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
 from f2i_runtime.pipeline import PhotoOptions, Pipeline, open_pipeline, upscale_photo
-
-DONE = "f2i-done.jsonl"
-LIST_SUFFIX = ".txt"
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif"})
-MAX_DOWNLOAD_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Source:
-    """One photo to do: a path or a URL, and where its output goes below the output folder."""
-
-    location: str
-    output: str
-
-    @property
-    def is_url(self) -> bool:
-        """Whether the photo must be downloaded first."""
-        return self.location.startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)
@@ -74,50 +53,18 @@ class Done:
     error: str | None = None
 
 
-def find_sources(inputs: Sequence[str], suffix: str | None = None) -> list[Source]:
-    """Photos of files, folders (searched recursively, in name order), URLs, and ``.txt`` lists with one path or URL per line.
-
-    ``suffix``: of every output, such as ``.png``; None keeps the photo's own, but HEIC, which cannot be written, becomes ``.jpg``.
-    Raises UsageError when an input does not exist, holds no photos, or two photos would be written to one output.
-    """
-    sources: list[Source] = []
-    for text in inputs:
-        if text.startswith(("http://", "https://")):
-            sources.append(Source(text, _output_name(Path(unquote(urlsplit(text).path)).name or "photo.jpg", suffix)))
-        elif text.endswith(LIST_SUFFIX) and Path(text).is_file():
-            lines = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines()]
-            listed = [line for line in lines if line and not line.startswith("#")]
-            if not listed:
-                raise UsageError(f"{text}: the list is empty; expected one path or URL per line")
-            sources += find_sources(listed, suffix)
-        elif Path(text).is_dir():
-            found = sorted(p for p in Path(text).rglob("*") if p.suffix.lower() in PHOTO_SUFFIXES and p.is_file())
-            if not found:
-                raise UsageError(f"{text}: it holds no photos; expected files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
-            sources += [Source(str(p.absolute()), _output_name(p.relative_to(text).as_posix(), suffix)) for p in found]
-        elif Path(text).is_file():
-            sources.append(Source(str(Path(text).absolute()), _output_name(Path(text).name, suffix)))
-        else:
-            raise UsageError(f"{text}: no such photo or folder")
-    taken: dict[str, Source] = {}
-    for source in sources:
-        other = taken.setdefault(source.output, source)
-        if other.location != source.location:
-            raise UsageError(f"{source.location} and {other.location} would both be written to {source.output}; do them in two runs")
-    return list(taken.values())
-
-
 def missing(job: FolderJob, sources: Iterable[Source]) -> list[Source]:
-    """Returns the photos whose output does not exist yet, or was made from another photo or with other settings."""
-    records = {entry["output"]: entry for entry in _records(job.out)}
+    """Returns those whose output is not there yet, or was made of another photo or with other settings."""
+    records = read_records(job.out)
     settings = job.settings()
 
     def done(source: Source) -> bool:
-        entry = records.get(source.output)
-        output = job.out / source.output
-        if not entry or entry["settings"] != settings or entry["source"] != source.location or not output.is_file():
+        record = records.get(source.output)
+        if record is None or record.bytes is None or record.settings != settings or record.source != source.location:
             return False
-        return output.stat().st_size == entry["bytes"] and (source.is_url or entry["stamp"] == _stamp(Path(source.location)))
+        if not (job.out / source.output).is_file() or not is_ours(job.out, record):
+            return False
+        return source.is_url or record.stamp == stamp_of(Path(source.location))
 
     return [source for source in sources if not done(source)]
 
@@ -134,77 +81,24 @@ def run_folder(job: FolderJob, sources: Sequence[Source], progress: Callable[[st
 
 
 def upscale_source(job: FolderJob, pipeline: Pipeline, source: Source, progress: Callable[[int, int], None] | None = None) -> Done:
-    """One photo, and the line about it in :data:`DONE`. What is wrong with the photo comes back as ``error``."""
+    """Upscale one photo and write down that it was done. Returns how it ended; what is wrong with the photo is in ``error``."""
     began = time.perf_counter()
     output = job.out / source.output
-    try:
-        with tempfile.TemporaryDirectory(prefix="f2i-download-") as scratch:
-            path = _fetch(source.location, Path(scratch)) if source.is_url else Path(source.location)
-            before = _stamp(path)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            notes = upscale_photo(pipeline, path, output, job.options, progress)
-        seconds = time.perf_counter() - began
-        _record(job, source, before, seconds)
-    except (UsageError, OSError) as e:
-        return Done(source, time.perf_counter() - began, error=str(e))
-    return Done(source, seconds, tuple(notes))
-
-
-def _output_name(relative: str, suffix: str | None) -> str:
-    path = Path(relative)
-    own = ".jpg" if path.suffix.lower() in {".heic", ".heif"} else path.suffix
-    return (path.parent / f"{path.stem}_x2{suffix or own}").as_posix()
-
-
-def _stamp(path: Path) -> list[int]:
-    """Returns size and time of change, which tell one version of a file from another without reading it. Zeros when the file does not exist."""
-    try:
-        status = path.stat()
-    except OSError:
-        return [0, 0]
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _record(job: FolderJob, source: Source, stamp: list[int], seconds: float) -> None:
-    entry = {
-        "source": source.location,
-        "stamp": stamp,
-        "output": source.output,
-        "bytes": (job.out / source.output).stat().st_size,
-        "settings": job.settings(),
-        "seconds": round(seconds, 3),
-    }
-    # One write to a file opened for appending: lines of several processes do not mix, and a kill leaves at most one cut line.
-    handle = os.open(job.out / DONE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, (json.dumps(entry) + "\n").encode())
-    finally:
-        os.close(handle)
-
-
-def _records(out: Path) -> Iterator[dict[str, Any]]:
-    if not (out / DONE).is_file():
-        return
-    for line in (out / DONE).read_text(encoding="utf-8").splitlines():
+    with tempfile.TemporaryDirectory(prefix="f2i-download-") as scratch:
+        record = None
+        path = Path(scratch) / "photo" if source.is_url else Path(source.location)
         try:
-            entry = json.loads(line)
-        except ValueError:  # cut by a kill: that photo is done again
-            continue
-        if isinstance(entry, dict) and entry.keys() >= {"source", "stamp", "output", "bytes", "settings"}:
-            yield entry
-
-
-def _fetch(url: str, folder: Path) -> Path:
-    """Downloads a photo. Raises PhotoError with the reason."""
-    path = folder / (Path(unquote(urlsplit(url).path)).name or "photo.jpg")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-            length = int(answer.headers.get("Content-Length") or 0)
-            if length > MAX_DOWNLOAD_BYTES:
-                raise PhotoError(f"{url}: {length} bytes, expected at most {MAX_DOWNLOAD_BYTES}")
-            shutil.copyfileobj(answer, file)
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as e:
-        raise PhotoError(f"{url}: cannot be downloaded: {e}") from e
-    if length and path.stat().st_size != length:
-        raise PhotoError(f"{url}: {path.stat().st_size} bytes came, expected {length}; run the same command again")
-    return path
+            if source.is_url:
+                fetch(source.location, path)
+            record = Record(source.location, stamp_of(path), source.output, None, job.settings())
+            output.parent.mkdir(parents=True, exist_ok=True)
+            add_record(job.out, record)
+            notes = upscale_photo(pipeline, path, output, job.options, progress)
+            seconds = time.perf_counter() - began
+            add_record(job.out, replace(record, bytes=output.stat().st_size), seconds)
+        except (UsageError, OSError) as e:
+            if record is not None:  # what is there is what was there before
+                add_record(job.out, replace(record, bytes=stamp_of(output)[0], settings=""))
+            reason = " ".join(str(e).split()).replace(str(path), source.location)
+            return Done(source, time.perf_counter() - began, error=reason.removeprefix(f"{source.location}: "))
+    return Done(source, seconds, tuple(notes))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from f2i_runtime.bundle.manifest import Artifact, FileRecord, Manifest, parse_manifest
-from f2i_runtime.errors import BundleError
+from f2i_runtime.errors import BundleError, UsageError
 from f2i_runtime.files import sha256_file
+from f2i_runtime.text_files import read_text_file
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 64 << 20
@@ -68,9 +69,9 @@ def open_bundle(root: Path) -> Bundle:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise BundleError(f"{path}: not readable as UTF-8 text: {e}") from e
+        text = read_text_file(path)
+    except UsageError as e:
+        raise BundleError(str(e)) from e
     return Bundle(root, parse_manifest(text, str(path)))
 
 

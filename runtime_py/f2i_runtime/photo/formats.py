@@ -12,7 +12,7 @@ from typing import IO
 
 from f2i_runtime.errors import PhotoError
 
-READABLE = "JPEG, PNG, TIFF, WebP, AVIF or HEIC"
+READABLE = "JPEG, PNG, TIFF, WebP, AVIF, HEIC or BMP"
 
 # 2^28, 268 megapixels: above every phone's sensor.
 MAX_PIXELS = 1 << 28
@@ -26,7 +26,6 @@ _OTHER = {
     b"%PDF": "PDF",
     b"\x00\x00\x00\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
-    b"BM": "BMP",
     b"8BPS": "Photoshop",
     b"<svg": "SVG",
     b"<?xml": "XML",
@@ -34,7 +33,7 @@ _OTHER = {
 
 
 def identify(path: Path) -> str:
-    """Format of a photo: ``jpeg``, ``png``, ``tiff``, ``webp``, ``avif`` or ``heic``.
+    """Format of a photo: ``jpeg``, ``png``, ``tiff``, ``webp``, ``avif``, ``heic`` or ``bmp``.
 
     Raises:
         PhotoError: no such file, not a file, unreadable, empty, or none of these formats.
@@ -57,6 +56,8 @@ def identify(path: Path) -> str:
         return "webp"
     if head[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
         return "tiff"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return "bmp"
     if head[4:8] == b"ftyp":
         size = min(int.from_bytes(head[:4], "big"), len(head))
         brands = [head[8:12], *(head[i : i + 4] for i in range(16, size - 3, 4))]

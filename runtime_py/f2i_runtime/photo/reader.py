@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from f2i_runtime.errors import MissingPackageError, PhotoError, UsageError
 from f2i_runtime.photo.formats import extras, identify, refuse_absurd, refuse_truncated
@@ -35,8 +36,12 @@ def vips() -> Any:
     import pyvips
 
     pyvips.cache_set_max(0)
-    # Every failed libvips call is raised as an error as well; without a handler Python prints its warnings to stderr.
-    logging.getLogger("pyvips").addHandler(_DECODER_WARNINGS)
+    # Every failed libvips call is raised as an error as well; without a handler Python prints its warnings to stderr. A program that mutes logging, as the
+    # command does for its toolchains, must not mute what tells a damaged photo.
+    logger = logging.getLogger("pyvips")
+    logger.addHandler(_DECODER_WARNINGS)
+    logger.propagate = False
+    logger.isEnabledFor = lambda level: level >= logging.WARNING  # type: ignore[method-assign]
     return pyvips
 
 
@@ -72,12 +77,13 @@ class PhotoReader:
 
     Attributes:
         width, height: of the upright picture, px.
-        format: ``jpeg``, ``png``, ``tiff``, ``webp``, ``avif`` or ``heic``.
+        format: ``jpeg``, ``png``, ``tiff``, ``webp``, ``avif``, ``heic`` or ``bmp``.
         bit_depth: bits per sample as stored: 8, 10, 12 or 16.
         has_alpha, is_grey: what the file holds; ``rows`` gives three equal channels for grey.
         orientation: EXIF orientation that was applied, 1 to 8.
         icc: colour profile of the values that ``rows`` gives, or None; exif: raw EXIF block, or None.
         metadata: libvips fields for the output: EXIF, ICC, XMP, IPTC, resolution.
+        damaged: whether the decoder went on past damage, as far as the photo has been read.
         warnings: one line each for whatever the output will not have or that was changed on the way.
     """
 
@@ -94,6 +100,7 @@ class PhotoReader:
         """
         self.path = Path(path)
         self.warnings: list[str] = []
+        self.damaged = False
         self.format = identify(self.path)
         refuse_truncated(self.path, self.format)
         self._stat = self._look()
@@ -200,6 +207,7 @@ class PhotoReader:
             del image
             self._let_go()
         if _DECODER_WARNINGS.take():
+            self.damaged = True
             self.warnings.append("the decoder went on past damaged data: part of the picture may be wrong")
         return np.concatenate(strips)
 
@@ -327,6 +335,8 @@ def _open(path: Path, kind: str) -> tuple[Any, _OpenFile | None]:
     """The picture, and what it is read through until it is let go of."""
     if kind == "heic":
         return _open_heic(path), None
+    if kind == "bmp":
+        return _open_bmp(path), None
     # By its own loader, so that no other format's code is reached.
     loader = {"jpeg": "jpegload", "png": "pngload", "tiff": "tiffload", "webp": "webpload", "avif": "heifload"}[kind]
     file = _OpenFile(path)
@@ -346,7 +356,19 @@ def _held_pixel_bytes(image: Any, kind: str) -> int:
     """Bytes per pixel of a picture that its decoder holds whole; 0 where it comes row by row."""
     interlaced = kind in ("jpeg", "png") and _has(image, "interlaced")
     size = image.bands * (2 if image.format == "ushort" else 1)
-    return size if interlaced or kind in ("webp", "avif", "heic") else 0
+    return size if interlaced or kind in ("webp", "avif", "heic", "bmp") else 0
+
+
+def _open_bmp(path: Path) -> Any:
+    """BMP is not among the formats of the libvips that pip installs; Pillow reads it, whole."""
+    try:
+        with Image.open(path, formats=("BMP",)) as image:
+            refuse_absurd(path, *image.size, 4)
+            samples = np.asarray(image.convert("RGBA" if image.mode == "RGBA" else "L" if image.mode in ("1", "L") else "RGB"))
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PhotoError(f"cannot decode {path} (BMP): {one_line(error)}; copy it again or convert it") from error
+    samples = samples if samples.ndim == 3 else samples[:, :, None]
+    return vips().Image.new_from_array(samples).copy(interpretation="b-w" if samples.shape[2] == 1 else "srgb")
 
 
 def _open_heic(path: Path) -> Any:

@@ -17,8 +17,9 @@ from f2i_runtime.bundle.manifest import Gates
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ssim_y, token_cosine
+from f2i_runtime.photo.photo_listing import photo_files
 from f2i_runtime.photo.reader import PhotoReader
-from f2i_runtime.photo.samples import SAMPLES, cut_tiles, load_rgb, sample_photo
+from f2i_runtime.photo.samples import cut_tiles, load_rgb
 from f2i_runtime.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
 from f2i_runtime.tiling.blend import TilePlan, upscale_array
 from f2i_runtime.tiling.seams import seam_figures
@@ -26,7 +27,6 @@ from f2i_runtime.validation import coreml_findings as diagnose
 from f2i_runtime.validation import int8_parity as agreement
 
 SCHEMA = 1
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif", ".heic"}
 CONSTANT_STD = 1e-4
 """An output whose values vary less than this is constant, which no photo is."""
 
@@ -176,29 +176,6 @@ def _agreement(report: Report, simulated: agreement.Simulated, pipeline: Pipelin
         row["psnr_db_to"] = {other: _number(value) for other, value in beside[row["image"]].items()}
     for name, value, limit, at_least in agreement.judge(simulated, pipeline, {r["component"]: r["sqnr_db"] for r in rows}, beside):
         report.gate(name, value, limit, at_least=at_least)
-
-
-def photo_files(folder: Path | None) -> list[Path]:
-    """Photos of a folder in name order, of a ``.txt`` list with one path per line, or the sample photos. Raises UsageError when there are none."""
-    if folder is None:
-        return [sample_photo(name) for name in SAMPLES]
-    if folder.is_file() and folder.suffix == ".txt":
-        lines = [line.strip() for line in folder.read_text(encoding="utf-8").splitlines()]
-        listed = [Path(line) for line in lines if line and not line.startswith("#")]
-        for path in listed:
-            if not path.is_file():
-                raise UsageError(f"{folder}: {path}: no such photo")
-        if not listed:
-            raise UsageError(f"{folder}: the list is empty; expected one path per line")
-        return listed
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of photos")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
-    if not found:
-        raise UsageError(f"{folder}: it holds no photos; expected files ending in {', '.join(sorted(PHOTO_SUFFIXES))}")
-    return found
 
 
 def read_photo(path: Path) -> np.ndarray:

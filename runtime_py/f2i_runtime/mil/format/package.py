@@ -11,8 +11,9 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from f2i_runtime.errors import MilError, MissingPackageError
+from f2i_runtime.errors import MilError, MissingPackageError, UsageError
 from f2i_runtime.mil.format.blob import WeightFile
+from f2i_runtime.text_files import decode_text
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MODEL_BYTES = 1 << 29
@@ -92,9 +93,9 @@ def _root_model(path: Path) -> Path:
         raise MilError(f"{path} is not a folder; expected an .mlpackage")
     manifest = _read(path / "Manifest.json", MAX_MANIFEST_BYTES)
     try:
-        entries = json.loads(manifest)
+        entries = json.loads(decode_text(manifest, f"{path.name}/Manifest.json"))
         root = entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (UsageError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MilError(
             f"{path.name}/Manifest.json does not name a root model ({type(error).__name__}); export the package again"
         ) from error
