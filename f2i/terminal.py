@@ -27,7 +27,7 @@ CheckpointArgument = Annotated[
     ),
 ]
 Targets = Annotated[str, typer.Option("--target", help="One or more of coreml, executorch, tflite and onnx, separated by commas.")]
-Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas: fp32, fp16, w8a8, …")]
+Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas, for example fp16,w8a8.")]
 OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
 OnePrecision = Annotated[str | None, typer.Option("--precision", help="Use only this precision.")]
 Images = Annotated[

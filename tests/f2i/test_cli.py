@@ -9,6 +9,7 @@ import pytest
 from f2i_runtime.photo.samples import sample_photo
 from PIL import Image
 from repository import F2I, ROOT
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from f2i.cli import app
@@ -199,3 +200,10 @@ def test_bad_input_ends_with_one_line_and_code_2(tmp_path, arguments):
     fails(result, 2)
     assert len(result.stderr.strip().splitlines()) == 1 and not result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_every_option_is_explained_in_a_sentence():
+    for name, command in get_command(app).commands.items():
+        for parameter in command.params:
+            text = getattr(parameter, "help", None) or ""
+            assert text.endswith(".") and not text.startswith("Of "), f"f2i {name}, {parameter.name}: {text!r}"
