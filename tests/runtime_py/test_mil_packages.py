@@ -18,6 +18,7 @@ from f2i_runtime.engines.session import open_session  # noqa: E402
 from f2i_runtime.errors import MilError, ToolchainError  # noqa: E402
 from f2i_runtime.mil import load  # noqa: E402
 from f2i_runtime.mil.predict import install  # noqa: E402
+from f2i_runtime.targets import Variant  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from mil_programs import convert, only, relative, sample  # noqa: E402
@@ -83,7 +84,7 @@ def test_session_is_the_engines_interface(saved):
     net, _, path = saved
     evaluator = load(path)
     shapes = {name: item.shape for name, item in evaluator.inputs.items()}
-    session = open_session("coreml", path, component="net", inputs=shapes, threads=1)
+    session = open_session(Variant("coreml", "fp32"), path, component="net", inputs=shapes, threads=1)
     (name,) = shapes
     got = session.run({name: sample()})
     assert got.dtype == np.float32
@@ -91,7 +92,7 @@ def test_session_is_the_engines_interface(saved):
     assert relative(got, reference(net)) < 3e-6
     session.close()
     with pytest.raises(ToolchainError, match="expected"):
-        open_session("coreml", path, component="net", inputs={name: (1, 3, 9, 9)})
+        open_session(Variant("coreml", "fp32"), path, component="net", inputs={name: (1, 3, 9, 9)})
 
 
 def test_predict_is_coremltools_own(saved):
