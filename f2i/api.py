@@ -206,7 +206,7 @@ def export(
     *,
     targets: Sequence[str] | None = None,
     precisions: Sequence[str] = ("fp16",),
-    tile: int = 0,
+    tile_size: int = 0,
     on_event: Callable[[Event], None] | None = None,
 ) -> Bundle:
     """Lowers a checkpoint to phones' formats and writes one bundle, complete or absent. What an earlier export finished is not done again.
@@ -216,7 +216,7 @@ def export(
         out: the folder to write; a bundle that is there is replaced in one step.
         targets: names of :func:`list_targets`; None takes all of them.
         precisions: integer ones need a checkpoint that :func:`quantize` wrote.
-        tile: side of the input tile in pixels; 0 takes the checkpoint's own.
+        tile_size: side of the input tile in pixels; 0 takes the checkpoint's own.
         on_event: called as each job starts, reaches a stage and ends.
 
     Raises:
@@ -229,7 +229,7 @@ def export(
     from f2i_export.write_bundle import ExportOptions, export_bundle
 
     names = tuple(support.name for support in list_targets()) if targets is None else tuple(targets)
-    request = ExportOptions(str(checkpoint), Path(out), names, tuple(precisions), tile)
+    request = ExportOptions(str(checkpoint), Path(out), names, tuple(precisions), tile_size)
     return export_bundle(request, on_event or (lambda _: None))
 
 
@@ -239,7 +239,7 @@ def quantize(
     *,
     recipe: str = "w8a8",
     images: str | PathLike[str] | None = None,
-    tile: int = 0,
+    tile_size: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Calibrates a checkpoint on photos and writes a checkpoint that exports to the recipe's precision, on every target the same.
@@ -249,7 +249,7 @@ def quantize(
         out: the folder to write; it must not exist.
         recipe: ``"w8a8"``, ``"w8a8-mixed"``, ``"w8a16"``, ``"w8"``, ``"p8"``, ``"p6"``, ``"p4"``, or the path of a TOML file.
         images: a folder of photos; None takes those that scikit-image ships.
-        tile: side of the calibration tiles in pixels; 0 takes the checkpoint's own.
+        tile_size: side of the calibration tiles in pixels; 0 takes the checkpoint's own.
 
     Returns:
         The calibration record: photos, seed, and the simulated SQNR of each component in dB (``simulated_sqnr_db``).
@@ -262,7 +262,7 @@ def quantize(
     from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
     from f2i_quantize.ptq.recipe import load_recipe
 
-    options = QuantizeOptions(str(checkpoint), load_recipe(recipe), Path(out), None if images is None else Path(images), tile)
+    options = QuantizeOptions(str(checkpoint), load_recipe(recipe), Path(out), None if images is None else Path(images), tile_size)
     return quantize_checkpoint(options, progress or _quiet)
 
 

@@ -44,10 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--f2i-bundle", action="append", default=[], metavar="DIR", help="Validate this bundle; each gate is a test. Repeatable."
     )
-    group.addoption("--f2i-images", metavar="DIR", help="Photos to validate with; default: those scikit-image ships.")
-    group.addoption("--f2i-target", metavar="NAME", help="Only this target.")
-    group.addoption("--f2i-precision", metavar="NAME", help="Only this precision.")
-    group.addoption("--f2i-num-tiles", type=int, default=16, metavar="N", help="Tiles per component (default 16).")
+    group.addoption("--f2i-images", metavar="DIR", help="A folder of photos to validate with. Default: the photos that scikit-image ships.")
+    group.addoption("--f2i-target", metavar="NAME", help="Validate only this target.")
+    group.addoption("--f2i-precision", metavar="NAME", help="Validate only this precision.")
+    group.addoption(
+        "--f2i-num-tiles", type=int, default=16, metavar="N", help="The number of tiles that each component is compared on (default 16)."
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
