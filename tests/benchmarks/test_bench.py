@@ -14,7 +14,6 @@ from f2i_bench.host.host_bench import bench_host
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import write_json
-from f2i_runtime.targets import Selection
 from repository import F2I
 
 QUICK = Settings(warmup=2, runs=12, rounds=4, seconds=1.0, threads=(1,), gate_seconds=0)
@@ -108,7 +107,7 @@ def test_absent_and_broken_sensors_are_not_read_as_temperatures(tmp_path):
 
 @pytest.fixture(scope="module")
 def measured(tiny_bundle):
-    return bench_host(open_bundle(tiny_bundle), QUICK, only=Selection(precision="fp32"))
+    return bench_host(open_bundle(tiny_bundle), QUICK, precision="fp32")
 
 
 def test_host_measures_every_variant_and_component(measured):
@@ -174,7 +173,7 @@ def test_an_engine_that_fails_costs_its_own_rows(bundle_copy):
     row["files"] = [r.model_dump() for r in tree_records(bundle_copy, victim)]
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
     quick = QUICK.model_copy(update={"runs": 3, "rounds": 3, "seconds": 0.2})
-    report = bench_host(open_bundle(bundle_copy), quick, only=Selection(precision="fp32"))
+    report = bench_host(open_bundle(bundle_copy), quick, precision="fp32")
     status = {(r.target, r.status) for r in report.rows}
     assert ("onnx", "failed") in status and ("tflite", "ok") in status and ("executorch", "ok") in status
     assert "unet" in next(r.reason for r in report.rows if r.status == "failed")
@@ -188,7 +187,7 @@ def test_an_engine_that_fails_costs_its_own_rows(bundle_copy):
         pytest.param(BenchOptions(device="apple"), "needs a Mac", marks=pytest.mark.skipif(sys.platform == "darwin", reason="this is one")),
         (BenchOptions(threads="two"), "--threads"),
         (BenchOptions(megapixels="12,big"), "--megapixels"),
-        (BenchOptions(only=Selection("nope")), "it holds"),
+        (BenchOptions(target="nope"), "it holds"),
     ],
 )
 def test_bad_options(tiny_bundle, options, words):
@@ -212,16 +211,36 @@ def test_prediction_is_checked_against_a_photo_really_upscaled(tiny_bundle, meas
     bundle = open_bundle(tiny_bundle)
     check, large = with_predictions(bundle, measured, [12.0]).predictions
     assert check.measured_seconds > 0 and check.error == pytest.approx(check.seconds / check.measured_seconds - 1)
-    # tiny takes a millisecond a tile, on a machine that may be busy; what a real model gives is in the README
-    assert abs(check.error) < 0.7
-    assert (large.tiles, large.megapixels) == (photo_plan(bundle, *photo_size(12)).count, 12) and large.seconds > check.seconds
+    assert [(p.tiles, p.megapixels) for p in (check, large)] == [(photo_plan(bundle, *photo_size(m)).count, m) for m in (2, 12)]
+    # What is left of both after their tiles is the same per megapixel: nothing else was added, and it is no model's.
+    of_variant = [r for r in measured.rows if (r.target, r.precision, r.threads) == (check.target, check.precision, check.threads)]
+    tile = sum(row.median_ns for row in of_variant) / 1e9
+    rest = [(p.seconds - p.tiles * tile) / p.megapixels for p in (check, large)]
+    assert rest[0] == pytest.approx(rest[1], abs=1e-9) and rest[0] >= -1e-9
     assert large.peak_rss_bytes >= check.peak_rss_bytes > 50e6
+
+
+def test_a_photo_is_its_tiles_and_what_its_size_costs(tiny_bundle):
+    from f2i_bench.host.photo_predictor import Overhead, photo_size, predict
+    from f2i_runtime.pipeline import photo_plan
+
+    bundle = open_bundle(tiny_bundle)
+    components = [call.component for call in bundle.manifest.dataflow]
+    common = {"target": "onnx", "precision": "fp32", "threads": 1, "status": "ok"}
+    rows = [Row(**common, component=c, median_ns=int(2e6 * (k + 1)), peak_rss_bytes=1000 * (k + 1)) for k, c in enumerate(components)]
+    found = predict(bundle, rows, Overhead(0.5, 10.0), 12.0, cores=2.0)
+    tile_seconds = sum(2e-3 * (k + 1) for k in range(len(components)))
+    assert found.tiles == photo_plan(bundle, *photo_size(12)).count
+    assert found.seconds == pytest.approx(found.tiles * tile_seconds + 6.0)
+    assert found.core_seconds == pytest.approx(2 * found.tiles * tile_seconds + 6.0)
+    assert found.peak_rss_bytes == 1000 * len(components) + 10 * photo_size(12)[1]
+    assert predict(bundle, rows[1:], Overhead(0.5, 10.0), 12.0, cores=2.0) is None  # a component that was not measured
 
 
 @pytest.mark.slow
 def test_on_this_machine_equal_builds_are_inconclusive_and_a_slowed_one_is_slower(tiny_bundle):
     bundle, settings = open_bundle(tiny_bundle), Settings(threads=(1,), seconds=3)
-    first, second, slowed = (bench_host(bundle, settings, only=Selection(precision="fp32"), slowdown=s) for s in (0.0, 0.0, 0.2))
+    first, second, slowed = (bench_host(bundle, settings, precision="fp32", slowdown=s) for s in (0.0, 0.0, 0.2))
     same = [c.verdict for c in with_baseline(second, first, "first").compared]
     slower = [c.verdict for c in with_baseline(slowed, first, "first").compared]
     assert same.count("inconclusive") >= 0.95 * len(same)
