@@ -1,18 +1,16 @@
 """Diagnosis: the first wrong operation, the fewest to keep in float32, and what numbers do not show."""
 
+import coremltools as ct
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-ct = pytest.importorskip("coremltools")
-
-from f2i_runtime.errors import MilError  # noqa: E402
-from f2i_runtime.mil import load  # noqa: E402
-from f2i_runtime.mil.judge.attribute_audit import audit_attributes  # noqa: E402
-from f2i_runtime.mil.judge.find_bad_op import find_bad_op, keep_fp32  # noqa: E402
-from f2i_runtime.mil.judge.op_errors import base_name, pair_values, relative_l2, sqnr_db  # noqa: E402
-from f2i_runtime.mil.judge.weight_audit import audit_weights, package_weights  # noqa: E402
-from mil_programs import Net, sample  # noqa: E402
+import torch
+from f2i_runtime.errors import MilError
+from f2i_runtime.mil import load
+from f2i_runtime.mil.judge.attribute_audit import audit_attributes
+from f2i_runtime.mil.judge.find_bad_op import find_bad_op, keep_fp32
+from f2i_runtime.mil.judge.op_errors import base_name, pair_values, relative_l2, sqnr_db
+from f2i_runtime.mil.judge.weight_audit import audit_weights, package_weights
+from mil_programs import Net, sample
 
 X = {"x": sample()}
 

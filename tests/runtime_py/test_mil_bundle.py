@@ -2,34 +2,31 @@
 
 import shutil
 
+import coremltools as ct
+import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
+import torch
+from f2i_export.lowering import LoweringRequest, lower
+from f2i_export.write_bundle import ExportOptions, export_bundle, plan_jobs
+from f2i_quantize.models import checkpoint
+from f2i_quantize.models.whole_model import build_components
+from f2i_quantize.rewrites.capture import rewrite
+from f2i_runtime.bundle.store import open_bundle, verify
+from f2i_runtime.errors import BundleError, UsageError
+from f2i_runtime.metrics.fidelity import relative_l2, sqnr_db
+from f2i_runtime.mil import load
+from f2i_runtime.mil.judge.find_bad_op import find_bad_op
+from f2i_runtime.mil.judge.op_errors import Reference
+from f2i_runtime.mil.judge.source_program import load_source
+from f2i_runtime.mil.judge.weight_audit import own_weights_error
+from f2i_runtime.photo.samples import sample_tiles
+from f2i_runtime.validation import coreml_findings as diagnose
+from f2i_runtime.validation.validate import ValidateOptions, validate
+from mil_programs import WEIGHTS, attribute, edit, rehash
 
-torch = pytest.importorskip("torch")
-ct = pytest.importorskip("coremltools")
-
-import coremltools.optimize.coreml as cto  # noqa: E402
-from f2i_export.lowering import LoweringRequest, lower  # noqa: E402
-from f2i_export.write_bundle import ExportOptions, export_bundle, plan_jobs  # noqa: E402
-from f2i_quantize.models import checkpoint  # noqa: E402
-from f2i_quantize.models.whole_model import build_components  # noqa: E402
-from f2i_quantize.rewrites.capture import rewrite  # noqa: E402
-from f2i_runtime.bundle.store import open_bundle, verify  # noqa: E402
-from f2i_runtime.errors import BundleError, UsageError  # noqa: E402
-from f2i_runtime.metrics.fidelity import relative_l2, sqnr_db  # noqa: E402
-from f2i_runtime.mil import load  # noqa: E402
-from f2i_runtime.mil.judge.find_bad_op import find_bad_op  # noqa: E402
-from f2i_runtime.mil.judge.op_errors import Reference  # noqa: E402
-from f2i_runtime.mil.judge.source_program import load_source  # noqa: E402
-from f2i_runtime.mil.judge.weight_audit import own_weights_error  # noqa: E402
-from f2i_runtime.photo.samples import sample_tiles  # noqa: E402
-from f2i_runtime.targets import Variant  # noqa: E402
-from f2i_runtime.validation import coreml_findings as diagnose  # noqa: E402
-from f2i_runtime.validation.validate import ValidateOptions, validate  # noqa: E402
-from mil_programs import WEIGHTS, attribute, edit, rehash  # noqa: E402
-
-from f2i.neural_engine import ane_lines  # noqa: E402
-from f2i.tables import inspect_json  # noqa: E402
+from f2i.neural_engine import ane_lines
+from f2i.tables import inspect_json
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +137,7 @@ def test_a_sound_bundle_passes_and_every_op_is_in_its_band(bundle):
 
 
 def test_the_source_is_complete_and_not_counted_as_shipped(bundle):
-    artifact = bundle.manifest.artifact("unet", Variant("coreml", "fp16"))
+    artifact = bundle.manifest.artifact("unet", "coreml", "fp16")
     source = next(record for record in artifact.files if record.path.endswith(".source.pt2"))
     assert artifact.bytes == sum(record.bytes for record in artifact.files) - source.bytes
     assert {path.name for path in bundle.artifact_path(artifact).iterdir()} == {"Manifest.json", "Data"}
@@ -231,7 +228,7 @@ COMPRESSED = {
 
 @pytest.mark.parametrize("kind", COMPRESSED)
 def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle, tmp_path):
-    package = bundle.artifact_path(bundle.manifest.artifact("unet", Variant("coreml", "fp32")))
+    package = bundle.artifact_path(bundle.manifest.artifact("unet", "coreml", "fp32"))
     program = load_source(package, bundle.root / "reference/unet.pt2")
     compressed = tmp_path / "unet.mlpackage"
     COMPRESSED[kind](ct.models.MLModel(str(package), skip_model_load=True)).save(str(compressed))
@@ -241,7 +238,7 @@ def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle
 
 
 def test_located_rows_are_told_in_words(bundle):
-    artifact = bundle.manifest.artifact("feature_encoder", Variant("coreml", "fp16"))
+    artifact = bundle.manifest.artifact("feature_encoder", "coreml", "fp16")
     inputs, _ = golden(bundle, "feature_encoder")
     text = "\n".join(diagnose.describe(diagnose.locate(bundle, artifact, inputs)))
     assert "coreml/fp16 feature_encoder" in text and "by itself: none" in text

@@ -6,29 +6,26 @@ import struct
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("coremltools")
-
-from f2i_export.lowering import LoweringRequest, lower  # noqa: E402
-from f2i_export.write_bundle import ExportOptions, export_bundle  # noqa: E402
-from f2i_quantize.models import checkpoint  # noqa: E402
-from f2i_quantize.models.whole_model import build_components  # noqa: E402
-from f2i_quantize.ptq.calibrate import ComponentInputs, calibrate_component, component_layers  # noqa: E402
-from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint  # noqa: E402
-from f2i_quantize.ptq.quantized import Quantized, palettes, qdq_graph  # noqa: E402
-from f2i_quantize.ptq.recipe import load_recipe  # noqa: E402
-from f2i_quantize.rewrites.capture import rewrite  # noqa: E402
-from f2i_quantize.rewrites.passes import rewritten  # noqa: E402
-from f2i_runtime.bundle.store import open_bundle, verify  # noqa: E402
-from f2i_runtime.errors import BundleError  # noqa: E402
-from f2i_runtime.mil.judge.attribute_audit import audit_attributes  # noqa: E402
-from f2i_runtime.mil.judge.find_bad_op import find_bad_op  # noqa: E402
-from f2i_runtime.mil.judge.source_program import load_source  # noqa: E402
-from f2i_runtime.mil.judge.weight_audit import audit_weights, own_weights_error  # noqa: E402
-from f2i_runtime.photo.samples import sample_tiles  # noqa: E402
-from f2i_runtime.validation.validate import ValidateOptions, validate  # noqa: E402
-from mil_programs import WEIGHTS, attribute, edit, rehash  # noqa: E402
+import torch
+from f2i_export.lowering import LoweringRequest, lower
+from f2i_export.write_bundle import ExportOptions, export_bundle
+from f2i_quantize.models import checkpoint
+from f2i_quantize.models.whole_model import build_components
+from f2i_quantize.ptq.calibrate import ComponentInputs, calibrate_component, component_layers
+from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
+from f2i_quantize.ptq.quantized import Quantized, palettes, qdq_graph
+from f2i_quantize.ptq.recipe import load_recipe
+from f2i_quantize.rewrites.capture import rewrite
+from f2i_quantize.rewrites.passes import rewritten
+from f2i_runtime.bundle.store import open_bundle, verify
+from f2i_runtime.errors import BundleError
+from f2i_runtime.mil.judge.attribute_audit import audit_attributes
+from f2i_runtime.mil.judge.find_bad_op import find_bad_op
+from f2i_runtime.mil.judge.source_program import load_source
+from f2i_runtime.mil.judge.weight_audit import audit_weights, own_weights_error
+from f2i_runtime.photo.samples import sample_tiles
+from f2i_runtime.validation.validate import ValidateOptions, validate
+from mil_programs import WEIGHTS, attribute, edit, rehash
 
 FORCED, OWN = 1e-2, 1e-3
 ENCODER = "feature_encoder"

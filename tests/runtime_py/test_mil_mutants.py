@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("coremltools")
-
-from f2i_runtime.mil.conformance.coremltools_plugin import needed_tolerance  # noqa: E402
-from f2i_runtime.mil.conformance.mutants import _assign, operations  # noqa: E402
-from f2i_runtime.mil.conformance.mutate import mutated  # noqa: E402
-from f2i_runtime.mil.conformance.outcomes import judged, read_lines, score, within  # noqa: E402
-from mil_programs import evaluated, inferred  # noqa: E402
+import torch
+from f2i_runtime.mil.conformance.coremltools_plugin import needed_tolerance
+from f2i_runtime.mil.conformance.mutants import _assign, operations
+from f2i_runtime.mil.conformance.mutate import mutated
+from f2i_runtime.mil.conformance.outcomes import judged, read_lines, score, within
+from mil_programs import evaluated, inferred
 
 RANDOM = np.random.default_rng(0)
 POSITIVE, OTHER = (RANDOM.uniform(0.3, 0.9, (3, 4)).astype(np.float32) for _ in range(2))

@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("coremltools")
-
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from mil_programs import evaluated, inferred  # noqa: E402
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mil_programs import evaluated, inferred
 
 modest = settings(max_examples=8, deadline=None)
 seeds = st.integers(0, 2**31)

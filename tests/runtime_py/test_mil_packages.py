@@ -5,23 +5,19 @@ import os
 import shutil
 import struct
 
+import coremltools as ct
+import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("coremltools")
-
-import coremltools as ct  # noqa: E402
-import coremltools.optimize.coreml as cto  # noqa: E402
-from coremltools.proto import Model_pb2  # noqa: E402
-from f2i_runtime.engines.session import open_session  # noqa: E402
-from f2i_runtime.errors import MilError, ToolchainError  # noqa: E402
-from f2i_runtime.mil import load  # noqa: E402
-from f2i_runtime.mil.predict import install  # noqa: E402
-from f2i_runtime.targets import Variant  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from mil_programs import convert, only, relative, sample  # noqa: E402
+import torch
+from coremltools.proto import Model_pb2
+from f2i_runtime.engines.session import open_session
+from f2i_runtime.errors import MilError, ToolchainError
+from f2i_runtime.mil import load
+from f2i_runtime.mil.predict import install
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mil_programs import convert, only, relative, sample
 
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -84,7 +80,7 @@ def test_session_is_the_engines_interface(saved):
     net, _, path = saved
     evaluator = load(path)
     shapes = {name: item.shape for name, item in evaluator.inputs.items()}
-    session = open_session(Variant("coreml", "fp32"), path, component="net", inputs=shapes, threads=1)
+    session = open_session("coreml", path, component="net", inputs=shapes, threads=1)
     (name,) = shapes
     got = session.run({name: sample()})
     assert got.dtype == np.float32
@@ -92,7 +88,7 @@ def test_session_is_the_engines_interface(saved):
     assert relative(got, reference(net)) < 3e-6
     session.close()
     with pytest.raises(ToolchainError, match="expected"):
-        open_session(Variant("coreml", "fp32"), path, component="net", inputs={name: (1, 3, 9, 9)})
+        open_session("coreml", path, component="net", inputs={name: (1, 3, 9, 9)})
 
 
 def test_predict_is_coremltools_own(saved):

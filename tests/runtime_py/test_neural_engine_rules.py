@@ -1,18 +1,15 @@
 """The Neural Engine lint, the operation counts, states, control flow and several functions."""
 
+import coremltools as ct
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-ct = pytest.importorskip("coremltools")
-
-from coremltools.converters.mil.mil import Builder as mb  # noqa: E402, N813  # the name coremltools' own code uses
-from coremltools.converters.mil.mil import types  # noqa: E402
-from f2i_runtime.engines.run_coreml import inspect_artifact, lint  # noqa: E402
-from f2i_runtime.mil import load  # noqa: E402
-from f2i_runtime.mil.format.dtypes import BY_NAME  # noqa: E402
-from f2i_runtime.mil.format.program import Block, Function, Operation, Output, ValueType  # noqa: E402
-from f2i_runtime.mil.judge.neural_engine_rules import RULES, lint_function  # noqa: E402
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813  # the name coremltools' own code uses
+from coremltools.converters.mil.mil import types
+from f2i_runtime.engines.run_coreml import inspect_artifact, lint
+from f2i_runtime.mil import load
+from f2i_runtime.mil.format.dtypes import BY_NAME
+from f2i_runtime.mil.format.program import Block, Function, Operation, Output, ValueType
+from f2i_runtime.mil.judge.neural_engine_rules import RULES, lint_function
 
 FIXED = (1, 4, 8, 8)
 
