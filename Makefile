@@ -32,6 +32,8 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(MAKE) docs
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -61,8 +61,9 @@ def main() -> NoReturn:
         err.print("f2i: interrupted; finished work is kept, so run the same command again to go on", style="bold red")
         sys.exit(INTERRUPTED)
     except Exception as e:
-        if type(e).__module__.split(".")[0] in {"click", "typer"} and hasattr(e, "format_message"):
-            err.print(f"f2i: {e.format_message()} (see: f2i --help)", style="bold red", markup=False, soft_wrap=True)
+        message = getattr(e, "format_message", None)
+        if type(e).__module__.split(".")[0] in {"click", "typer"} and message is not None:
+            err.print(f"f2i: {message()} (see: f2i --help)", style="bold red", markup=False, soft_wrap=True)
             sys.exit(2)
         raise
     sys.exit(0)

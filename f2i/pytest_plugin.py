@@ -72,7 +72,7 @@ def _gates(bundle: Path, config: pytest.Config) -> list[dict[str, Any]]:
         images=Path(images) if images else None,
         target=config.getoption("--f2i-target"),
         precision=config.getoption("--f2i-precision"),
-        tiles=config.getoption("--f2i-num-tiles"),
+        tiles=config.option.f2i_num_tiles,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engines' own, which a project with warnings as errors must not fall over

@@ -95,7 +95,8 @@ def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> t
     )
     if request.palettes:
         model = _with_palettes(model, request.palettes, program)
-    model.short_description = f"F2I {request.component}, {request.precision}"
+    package: Any = model
+    package.short_description = f"F2I {request.component}, {request.precision}"
     return model, seen
 
 
@@ -108,7 +109,7 @@ def _with_palettes(model: Any, bits: dict[str, int], program: Any) -> Any:
     absent = sorted(path for path, name in names.items() if name is None)
     if absent:
         raise RuntimeError(f"{len(absent)} of {len(bits)} weights to palettize are not in the package, such as {absent[0]}.weight")
-    configurations = {names[path]: cto.OpPalettizerConfig(nbits=b, mode="kmeans", weight_threshold=0) for path, b in bits.items()}
+    configurations: Any = {names[path]: cto.OpPalettizerConfig(nbits=b, mode="kmeans", weight_threshold=0) for path, b in bits.items()}
     return cto.palettize_weights(model, cto.OptimizationConfig(op_name_configs=configurations))
 
 

@@ -50,13 +50,13 @@ def _lower_static(request: LoweringRequest) -> None:
 class _AlignedBuilder(flatbuffers.Builder):
     """Tensors' data on multiples of 16 bytes, as the schema asks and Python's generated code forgets."""
 
-    def StartVector(self, elem_size: int, count: int, alignment: int) -> int:  # noqa: N802
+    def StartVector(self, elem_size: int, count: int, alignment: int) -> int:  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().StartVector(elem_size, count, 16 if elem_size == 1 else alignment)
 
 
 def _shorten_names(path: Path) -> None:
     """Cut the names of inner tensors, which the converter makes of whole module paths, to their ends: of a small int8 model they are 6 % of the file."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
+    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
     for graph in model.subgraphs:
         kept = {int(k) for k in (*graph.inputs, *graph.outputs)}
         for index, tensor in enumerate(graph.tensors):

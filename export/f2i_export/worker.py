@@ -74,6 +74,7 @@ def capture_reference(job: Job, out: Path, stages: Stages) -> dict[str, object]:
     extra = {}
     noise_shape = next((c.inputs["latent"] for c in graph.components.values() if "lr_latent" in c.inputs), None)
     cases = []
+    tensors: dict[str, torch.Tensor] = {}
     for case, photo in GOLDEN_CASES:
         [tile] = cut_tiles(load_rgb(sample_photo(photo)), job.tile, 1, seed=0)
         if model.config.noise and noise_shape:
@@ -231,7 +232,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     delegate = dict(job.options).get("delegate", "xnnpack")
     parity = None
     if delegate == "xnnpack" or job.target != "executorch":
-        session = engines.open_session(job.variant, path, component=job.component, inputs=component.inputs)
+        session = engines.open_session(job.target, path, component=job.component, inputs=component.inputs)
         sums = ErrorSums()
         for inputs, expected in cases:
             sums.update(expected, session.run(inputs))

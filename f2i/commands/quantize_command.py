@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from f2i_runtime.errors import UsageError
@@ -43,6 +43,7 @@ def quantize(
     chosen = with_options(
         load_recipe(recipe), target_psnr=target_psnr, rounding=rounding, qat=qat, qat_steps=steps, tiles=num_tiles or None
     )
+    record: dict[str, Any] = {}
     if (sensitivity is None) == (out_dir is None):
         raise UsageError("give either --out FOLDER, to quantize, or --sensitivity FILE.json, to measure only")
     with Steps(err) as progress:

@@ -22,6 +22,7 @@ def ray_cluster(address: str, *, command: str, target: str) -> Iterator[Any]:
     if importlib.util.find_spec("ray") is None:
         raise MissingPackageError("ray", f"{command} --ray", "ray")
     import ray
+    import ray.exceptions
 
     try:
         if not ray.is_initialized():

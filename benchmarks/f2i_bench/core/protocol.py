@@ -9,7 +9,6 @@ from statistics import median
 from typing import Literal
 
 from f2i_runtime.errors import UsageError
-from f2i_runtime.targets import CPU, Variant
 from f2i_runtime.text_files import read_text_file
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,22 +72,11 @@ class OpTime(Record):
     ns: int
 
 
-class OfVariant(Record):
-    """Base of the records about one variant of the bundle."""
+class Row(Record):
+    """One component of one variant at one number of threads."""
 
     target: str
     precision: str
-    accelerator: str = CPU
-
-    @property
-    def variant(self) -> Variant:
-        """The variant."""
-        return Variant(self.target, self.precision, self.accelerator)
-
-
-class Row(OfVariant):
-    """One component of one variant at one number of threads."""
-
     component: str
     threads: int
     engine: str = ""
@@ -139,9 +127,11 @@ class Sample(Record):
     megahertz: float | None
 
 
-class Sustained(OfVariant):
+class Sustained(Record):
     """Results of running tiles without a pause."""
 
+    target: str
+    precision: str
     threads: int
     samples: tuple[Sample, ...]
     first_minute_ns: int
@@ -149,11 +139,12 @@ class Sustained(OfVariant):
     """Medians of the first and the last part: what a user's first photo meets, and what a warm phone gives."""
 
 
-def sustained_run(variant: Variant, threads: int, samples: tuple[Sample, ...]) -> Sustained:
+def sustained_run(target: str, precision: str, threads: int, samples: tuple[Sample, ...]) -> Sustained:
     """Samples of a run, at least one → the run with its first and last minute, or halves of a shorter one."""
     minute = min(60e9, samples[-1].at_ns / 2)
     return Sustained(
-        **variant._asdict(),
+        target=target,
+        precision=precision,
         threads=threads,
         samples=samples,
         first_minute_ns=int(median(s.tile_ns for s in samples if s.at_ns <= minute)),
@@ -161,9 +152,11 @@ def sustained_run(variant: Variant, threads: int, samples: tuple[Sample, ...]) -
     )
 
 
-class Compared(OfVariant):
+class Compared(Record):
     """Returns a row's verdict against the baseline's row, by its time, or under emulation by its instructions."""
 
+    target: str
+    precision: str
     component: str
     threads: int
     cpu_level: str | None = None
@@ -175,9 +168,11 @@ class Compared(OfVariant):
     verdict: Literal["faster", "slower", "inconclusive"]
 
 
-class Prediction(OfVariant):
+class Prediction(Record):
     """A whole photo, predicted from per-tile figures; see :mod:`f2i_bench.host.photo_predictor`."""
 
+    target: str
+    precision: str
     threads: int
     megapixels: float
     tiles: int
@@ -243,14 +238,15 @@ def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> Be
     return report.model_copy(update={"baseline": source, "compared": tuple(compared), "notes": report.notes + notes})
 
 
-def _key(row: Row) -> tuple[Variant, str, int, str | None]:
-    return row.variant, row.component, row.threads, row.cpu_level
+def _key(row: Row) -> tuple[str, str, str, int, str | None]:
+    return row.target, row.precision, row.component, row.threads, row.cpu_level
 
 
 def _compare_rows(before: Row, row: Row, disturbed: bool) -> list[Compared]:
     """The verdict on a row's instructions where both were counted, else on its time where both were timed, else nothing."""
     same = {
-        **row.variant._asdict(),
+        "target": row.target,
+        "precision": row.precision,
         "component": row.component,
         "threads": row.threads,
         "cpu_level": row.cpu_level,

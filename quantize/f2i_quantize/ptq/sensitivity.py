@@ -131,8 +131,9 @@ def _common(names: Sequence[str]) -> str:
 
 def _blocks(found: Sequence[Unit]) -> list[Unit]:
     """Units merged by the longest part of their path that leaves at most :data:`MOST_UNITS`."""
+    merged: dict[str, list[Unit]] = {}
     for depth in range(max(unit.name.count(".") for unit in found), 0, -1):
-        merged: dict[str, list[Unit]] = {}
+        merged = {}
         for unit in found:
             merged.setdefault(".".join(unit.name.split("{")[0].rstrip(".").split(".")[:depth]), []).append(unit)
         if len(merged) <= MOST_UNITS:

@@ -76,7 +76,7 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
     from ai_edge_litert import schema_py_generated as schema
 
     codes = schema.BuiltinOperator
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
+    model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
     graph = model.subgraphs[0]
     tensors: list[Any] = graph.tensors
     kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]

@@ -47,7 +47,8 @@ def ssim_plane(reference: Array, test: Array, data_range: float) -> float:
     r, t = np.asarray(reference, dtype=np.float64), np.asarray(test, dtype=np.float64)
     if np.isnan(r).any() or np.isnan(t).any():
         return math.nan
-    return float(structural_similarity(r, t, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False))
+    mean: Any = structural_similarity(r, t, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return float(mean)
 
 
 def _valid_blur(plane: Plane) -> Plane:

@@ -85,6 +85,7 @@ def refuse_truncated(path: Path, kind: str) -> None:
     checks = {"jpeg": _jpeg_ends, "png": _png_ends, "webp": _webp_ends, "avif": _boxes_end, "heic": _boxes_end}
     if kind not in checks:
         return
+    size = 0
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

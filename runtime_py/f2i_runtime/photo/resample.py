@@ -62,7 +62,7 @@ def resize_taps(
     centre = (np.arange(n_out) + 0.5) / scale - 0.5
     left = np.floor(centre - width / 2.0).astype(np.int64)
     index = left[:, None] + np.arange(math.ceil(width) + 2)
-    weight = function((centre[:, None] - index) * stretch)
+    weight = function(((centre[:, None] - index) * stretch).astype(np.float64))
     weight /= weight.sum(axis=1, keepdims=True)
     used = np.any(weight != 0.0, axis=0)
     index, weight = index[:, used], weight[:, used]

@@ -213,7 +213,7 @@ class PhotoWriter:
             values = np.concatenate([values, alpha], axis=2) if self._keeps_alpha else values * alpha + (1.0 - alpha)
         values *= np.float32(255 if self._spool_bits == 8 else 65535)
         values += np.float32(0.5)
-        return values
+        return values  # pyright: ignore[reportReturnType]  # float32 throughout: numpy 2 keeps it beside a Python float
 
     def recolor(self, gain: NDArray[np.float64], offset: NDArray[np.float64]) -> None:
         """Every pixel becomes ``pixel * gain + offset`` (float64 (3,) each or (1,) for grey, of values in [0, 1]) when it is encoded. Raises ``UsageError``."""

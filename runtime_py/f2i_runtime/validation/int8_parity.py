@@ -6,6 +6,8 @@ is, and where an engine shows its layers, each layer is given what the QDQ progr
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +18,10 @@ import numpy as np
 from f2i_runtime.bundle.manifest import STATIC
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.quantized_layers import QuantizedLayer
+from f2i_runtime.engines.session import ENGINES
+from f2i_runtime.errors import MissingPackageError
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, relative_l2
-from f2i_runtime.pipeline import Pipeline, open_pipeline
-from f2i_runtime.targets import REFERENCE, Variant, find_target
+from f2i_runtime.pipeline import REFERENCE, Pipeline, open_pipeline
 
 Array = np.ndarray[Any, Any]
 Gate = tuple[str, float, float, bool]
@@ -26,6 +29,8 @@ Gate = tuple[str, float, float, bool]
 
 LOSSLESS_DB = 90.0
 """A component whose QDQ program is this close to the reference is float: there is no rounding to compare."""
+LAYER_PACKAGES = {"onnx": ("onnx", "onnx"), "tflite": ("ai_edge_litert", "run-tflite")}
+"""Targets whose artifacts can be taken apart into layers → the package that this needs, and the extra that installs it."""
 
 
 @dataclass
@@ -55,7 +60,7 @@ def simulate(
         return None
     from f2i_runtime.engines.run_torch import TorchSession, quantized_layers
 
-    with open_pipeline(bundle, Variant(REFERENCE.target, precision), threads=threads) as pipeline:
+    with open_pipeline(bundle, REFERENCE[0], precision, threads=threads) as pipeline:
         sqnr, layers = {}, {}
         for call in bundle.manifest.dataflow:
             sums = ErrorSums()
@@ -65,7 +70,7 @@ def simulate(
             inputs = {a: expected[0][t] for a, t in call.inputs.items()}
             layers[call.component] = quantized_layers(cast(TorchSession, pipeline.sessions[call.component]), inputs)
         photos = {name: stitch(pipeline, crop) for name, crop in crops}
-    return Simulated(precision, sqnr, layers, {REFERENCE.target: photos})
+    return Simulated(precision, sqnr, layers, {REFERENCE[0]: photos})
 
 
 def photos_beside(simulated: Simulated, target: str, photos: Mapping[str, Array]) -> dict[str, dict[str, float]]:
@@ -75,7 +80,7 @@ def photos_beside(simulated: Simulated, target: str, photos: Mapping[str, Array]
     """
     figures = {
         name: {
-            "simulated" if other == REFERENCE.target else other: psnr_db(np.clip(results[name], 0, 1), np.clip(photo, 0, 1))
+            "simulated" if other == REFERENCE[0] else other: psnr_db(np.clip(results[name], 0, 1), np.clip(photo, 0, 1))
             for other, results in simulated.photos.items()
         }
         for name, photo in photos.items()
@@ -88,16 +93,16 @@ def judge(
     simulated: Simulated, pipeline: Pipeline, sqnr_db: Mapping[str, float | None], beside: Mapping[str, Mapping[str, float]]
 ) -> Iterator[Gate]:
     """The gates of one engine: its SQNR per component, its layers, and its photos as :func:`photos_beside` compared them."""
-    gates, label, target = pipeline.bundle.manifest.gates, str(pipeline.variant), find_target(pipeline.target)
+    gates, label = pipeline.bundle.manifest.gates, f"{pipeline.target}/{pipeline.precision}"
     for component, alone in simulated.sqnr_db.items():
-        if alone > LOSSLESS_DB or (target.half_inside and simulated.precision not in STATIC):
-            continue  # int8 weights alone lose less than fp16 ops do: `own_weights` holds such a target to more than this gate could
+        if alone > LOSSLESS_DB or (pipeline.target == "coreml" and simulated.precision not in STATIC):
+            continue  # of int8 weights alone Core ML loses less than its fp16 ops do: `own_weights` holds it to more than this gate could
         value = sqnr_db[component]
         gap = float("nan") if value is None else abs(value - alone)
-        yield f"{label} {component} sqnr_db from simulated", gap, pipeline.bundle.manifest.simulated_gap_db(target.name), False
-    if target.layers:
+        yield f"{label} {component} sqnr_db from simulated", gap, gates.simulated_sqnr_gap_db[pipeline.target], False  # type: ignore[index]
+    if pipeline.target in LAYER_PACKAGES:
         for component, layers in simulated.layers.items():
-            artifact = pipeline.bundle.manifest.artifact(component, pipeline.variant)
+            artifact = pipeline.bundle.manifest.artifact(component, pipeline.target, pipeline.precision)
             errors = layer_errors(pipeline.target, pipeline.bundle.artifact_path(artifact), layers)
             missing = len(layers) - len(errors)
             yield f"{label} {component} layers not int8 in the artifact", missing, 0, False
@@ -114,8 +119,8 @@ def layer_errors(target: str, path: Path, layers: Sequence[QuantizedLayer]) -> d
 
     Raises MissingPackageError, ToolchainError.
     """
-    adapter = find_target(target).layers
-    if adapter is None:
-        return {}
-    outputs: dict[str, Array] = adapter.load(f"comparing the layers of {target} artifacts").layer_outputs(path, layers)
+    package, extra = LAYER_PACKAGES[target]
+    if importlib.util.find_spec(package) is None:
+        raise MissingPackageError(package, f"comparing the layers of {target} artifacts", extra)
+    outputs: dict[str, Array] = importlib.import_module(ENGINES[target].module).layer_outputs(path, layers)
     return {layer.name: relative_l2(layer.output, outputs[layer.name]) for layer in layers if layer.name in outputs}

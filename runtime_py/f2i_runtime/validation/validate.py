@@ -20,8 +20,7 @@ from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, psnr_y, relative_l2
 from f2i_runtime.photo.photo_listing import photo_files
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.samples import cut_tiles, load_rgb
-from f2i_runtime.pipeline import Pipeline, open_pipeline, photo_plan
-from f2i_runtime.targets import REFERENCE, Selection, Variant
+from f2i_runtime.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
 from f2i_runtime.tiling.blend import TilePlan, upscale_array
 from f2i_runtime.tiling.seams import seam_figures
 from f2i_runtime.validation import coreml_findings as diagnose
@@ -49,12 +48,6 @@ class ValidateOptions:
     seed: int = 0
     find_bad_op: bool = False
     """Walk every Core ML program beside the one it was converted from; see :mod:`f2i_runtime.validation.coreml_findings`."""
-    accelerator: str | None = None
-
-    @property
-    def only(self) -> Selection:
-        """Which variants of the bundle are validated."""
-        return Selection(self.target, self.precision, self.accelerator)
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def validate(
     report = Report(environment={"machine": platform.machine(), "python": platform.python_version(), "bundle": bundle.manifest.name})
     gates = bundle.manifest.gates
     size = bundle.manifest.tile.size
-    with open_pipeline(options.against or bundle, REFERENCE, threads=options.threads) as reference:
+    with open_pipeline(options.against or bundle, *REFERENCE, threads=options.threads) as reference:
         report.environment["reference"] = reference.engine
         tiles = list(_tiles(sources, size, options))
         expected = []
@@ -146,29 +139,28 @@ def validate(
         _tiling(report, gates, reference, crops, stitched)
     simulated = {}
     named = [(path.name, crop) for path, crop in crops]
-    for done, precision in enumerate(dict.fromkeys(v.precision for v in variants)):
+    for done, precision in enumerate(dict.fromkeys(p for _, p in variants)):
         simulated[precision] = agreement.simulate(bundle, precision, expected, named, lambda p, crop: _stitch(p, crop)[0], options.threads)
-        progress("QDQ programs", done + 1, len({v.precision for v in variants}))
-    for done, variant in enumerate(variants):
-        with open_pipeline(bundle, variant, threads=options.threads) as pipeline:
+        progress("QDQ programs", done + 1, len({p for _, p in variants}))
+    for done, (target, precision) in enumerate(variants):
+        with open_pipeline(bundle, target, precision, threads=options.threads) as pipeline:
             worst = _components(report, gates, pipeline, expected)
             _sources(report, pipeline, {component: expected[k] for component, k in worst.items()}, options.find_bad_op)
             photos = _photos(report, gates, pipeline, stitched, options, show)
             _sanity(report, pipeline, tiles[0])
-            if alone := simulated[variant.precision]:
+            if alone := simulated[precision]:
                 _agreement(report, alone, pipeline, photos)
         progress("variants", done + 1, len(variants))
     return report
 
 
-def chosen_variants(bundle: Bundle, options: ValidateOptions) -> list[Variant]:
-    """Returns every complete variant that the options select. Raises UsageError when there is none."""
-    variants = bundle.manifest.variants(options.only)
+def chosen_variants(bundle: Bundle, options: ValidateOptions) -> list[tuple[str, str]]:
+    """(target, precision) of every complete variant that the options select. Raises UsageError when there is none."""
+    variants = [(t, p) for t, p in bundle.manifest.variants() if options.target in (None, t) and options.precision in (None, p)]
     if not variants:
-        raise UsageError(
-            f"{bundle.root}: nothing to validate for that target, precision and accelerator; it holds {bundle.manifest.listed()}"
-        )
-    return variants
+        have = ", ".join(f"{t}/{p}" for t, p in bundle.manifest.variants()) or "no complete variant"
+        raise UsageError(f"{bundle.root}: nothing to validate for that target and precision; it holds {have}")
+    return list(variants)
 
 
 def _agreement(report: Report, simulated: agreement.Simulated, pipeline: Pipeline, photos: dict[str, np.ndarray]) -> None:
@@ -279,7 +271,7 @@ def _sources(report: Report, pipeline: Pipeline, worst: dict[str, dict[str, np.n
     if walk and report.located is None:
         report.located = []
     for call in bundle.manifest.dataflow if pipeline.target == "coreml" else ():
-        artifact = bundle.manifest.artifact(call.component, pipeline.variant)
+        artifact = bundle.manifest.artifact(call.component, pipeline.target, pipeline.precision)
         inputs = {name: worst[call.component][tensor] for name, tensor in call.inputs.items()}
         for found in diagnose.findings(bundle, artifact, inputs):
             report.gate(f"{pipeline.target}/{pipeline.precision} {call.component} {found.name}", found.value, found.limit, at_least=False)
@@ -354,7 +346,7 @@ def _against_truth(
     row["reference_psnr_y_hr"] = _number(psnr_y(truth, reference, scale))
     limit = gates.psnr_y_drop_db.get(pipeline.precision)  # type: ignore[call-overload]
     if limit is not None and row["psnr_y_hr"] is not None:
-        drop = row["reference_psnr_y_hr"] - row["psnr_y_hr"]
+        drop = row["reference_psnr_y_hr"] - row["psnr_y_hr"]  # pyright: ignore[reportOptionalOperand]  # both are numbers, or neither is
         report.gate(f"{pipeline.target}/{pipeline.precision} {path.name} psnr_y_drop_db", drop, limit, at_least=False)
     limit = gates.ssim_y_drop.get(pipeline.precision)  # type: ignore[call-overload]
     if limit is not None and row["ssim_y_hr"] is not None:

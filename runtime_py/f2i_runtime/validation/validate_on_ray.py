@@ -24,7 +24,7 @@ def validate_on_ray(root: Path, options: ValidateOptions, address: str, progress
     found: dict[int, Report] = {}
     with ray_cluster(address, command="f2i validate", target="all targets") as ray:
         task = ray.remote(num_cpus=max(1, options.threads), max_retries=3)(_one)
-        flying = {task.remote(root, replace(options, **variant._asdict())): k for k, variant in enumerate(variants)}
+        flying = {task.remote(root, replace(options, target=t, precision=p)): k for k, (t, p) in enumerate(variants)}
         while flying:
             ready, _ = ray.wait(list(flying), num_returns=1)
             for reference in ready:

@@ -115,7 +115,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     install(replace_native=True, proxy=RecordingProxy)
-    limit = config.getoption("--mil-tolerance")
+    limit = config.option.mil_tolerance
     np.testing.assert_allclose = _comparison(limit)
     for name in ("converters.mil.testing_utils", "converters.mil.frontend.torch.test.testing_utils"):
         module: Any = importlib.import_module(f"coremltools.{name}")
@@ -143,7 +143,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         random.Random(config.getoption("--mil-seed")).shuffle(chosen)
     mutants = config.stash[_MUTANTS]
     chosen = [item for item in chosen if not mutants or test_id(item) in mutants]
-    results = Path(config.getoption("--mil-results"))
+    results = Path(config.option.mil_results)
     done = {json.loads(line)["test"] for line in results.read_text().splitlines()} if results.is_file() else set()
     chosen = [item for item in chosen if test_id(item) not in done]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])

@@ -224,7 +224,8 @@ def _optional_inputs(package: Package, function: Function) -> dict[str, np.ndarr
         if feature.type.isOptional and feature.name in declared and feature.type.WhichOneof("Type") == "multiArrayType":
             kind = feature.type.multiArrayType.WhichOneof("defaultOptionalValue")
             value = getattr(feature.type.multiArrayType, kind) if kind else 0
-            shape = declared[feature.name].shape
-            if shape is not None and None not in shape:
+            sides = declared[feature.name].shape
+            shape = [side for side in sides or () if side is not None]
+            if sides is not None and len(shape) == len(sides):
                 defaults[feature.name] = np.full(shape, value, declared[feature.name].dtype.numpy)
     return defaults

@@ -77,7 +77,7 @@ def read_spec(path: Path) -> Any:
     except ImportError as error:
         raise MissingPackageError("coremltools", "reading a Core ML package", "run-coreml") from error
     data = _read(path, MAX_MODEL_BYTES)
-    spec = Model_pb2.Model()
+    spec: Any = Model_pb2.Model()
     try:
         spec.ParseFromString(data)
     except DecodeError as error:

@@ -169,8 +169,8 @@ class Reference(torch.fx.Interpreter):  # type: ignore[misc]  # torch is untyped
         if node is None:
             return False
         with torch.no_grad():
-            result = self.run_node(node)
-        result = self._replaced.get(node.name, result)
+            computed = self.run_node(node)
+        result: Any = self._replaced.get(node.name, computed)
         if node.op == "output":
             self._returned = list(result)
         self.env[node] = result

@@ -17,10 +17,10 @@ from f2i_runtime.mil.format.dtypes import BY_NAME
 _QUANTIZED = {"int8": (-128, 127, torch.int8), "uint8": (0, 255, torch.uint8)}
 
 
-def _along(parameter: torch.Tensor | None, x: torch.Tensor, axis: Any) -> torch.Tensor | None:
-    """A scale or zero point as float32, a vector shaped to broadcast along ``axis`` of ``x``."""
-    if parameter is None or parameter.dim() == 0:
-        return None if parameter is None else parameter.float()
+def _along(parameter: torch.Tensor, x: torch.Tensor, axis: Any) -> torch.Tensor:
+    """Returns a scale or zero point as float32, a vector shaped to broadcast along ``axis`` of ``x``."""
+    if parameter.dim() == 0:
+        return parameter.float()
     shape = [1] * x.dim()
     shape[integer(axis)] = -1
     return parameter.float().reshape(shape)
@@ -31,17 +31,15 @@ def _quantize(
 ) -> torch.Tensor:
     low, high, dtype = _QUANTIZED[choice(output_dtype, tuple(_QUANTIZED), "output_dtype")]
     steps = torch.round(input / _along(scale, input, axis))
-    offset = _along(zero_point, input, axis)
-    if offset is not None:
-        steps = steps + offset
+    if zero_point is not None:
+        steps = steps + _along(zero_point, input, axis)
     return steps.clamp_(low, high).to(dtype)
 
 
 def _dequantize(input: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None, axis: Any = None) -> torch.Tensor:
-    offset = _along(zero_point, input, axis)
     values = input.float()
-    if offset is not None:
-        values = values - offset
+    if zero_point is not None:
+        values = values - _along(zero_point, input, axis)
     return values * _along(scale, input, axis)
 
 
