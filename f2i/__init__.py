@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from f2i_runtime.pipeline import PhotoOptions, Pipeline
-    from f2i_runtime.validation.validate import Report, ValidateOptions
+    from f2i_runtime.validation.results import Report
+    from f2i_runtime.validation.validate_options import ValidateOptions
 
     from f2i.api import (
         TargetSupport,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         validate,
         verify,
     )
+    from f2i.inspection import Inspection
 
 __all__ = [
     "BenchOptions",
@@ -51,6 +53,7 @@ __all__ = [
     "CheckpointError",
     "F2IError",
     "GateError",
+    "Inspection",
     "MilError",
     "MissingPackageError",
     "PhotoError",
@@ -79,10 +82,11 @@ _HOMES = {
     "BenchOptions": "f2i_bench.bench",
     "BenchReport": "f2i_bench.core.protocol",
     "Bundle": "f2i_runtime.bundle.store",
+    "Inspection": "f2i.inspection",
     "PhotoOptions": "f2i_runtime.pipeline",
     "Pipeline": "f2i_runtime.pipeline",
-    "Report": "f2i_runtime.validation.validate",
-    "ValidateOptions": "f2i_runtime.validation.validate",
+    "Report": "f2i_runtime.validation.results",
+    "ValidateOptions": "f2i_runtime.validation.validate_options",
     "__version__": "f2i_runtime",
 }
 """The module of each record; errors are in ``f2i_runtime.errors``, all else is in ``f2i.api``."""

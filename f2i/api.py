@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from f2i_bench.bench import BenchOptions
     from f2i_bench.core.protocol import BenchReport
     from f2i_export.schedule import Event
-    from f2i_runtime.validation.validate import Report, ValidateOptions
+    from f2i_runtime.validation.results import Report
+    from f2i_runtime.validation.validate_options import ValidateOptions
+
+    from f2i.inspection import Inspection
 
 __all__ = [
     "TargetSupport",
@@ -166,18 +169,17 @@ def verify(bundle: Bundle) -> int:
     return store.verify(bundle)
 
 
-def inspect(bundle: Bundle) -> dict[str, Any]:
-    """Returns what ``f2i inspect --json`` prints: for every artifact its bytes, operations, delegated share, partitions, and what is left outside and why.
+def inspect(bundle: Bundle) -> Inspection:
+    """Returns a row per artifact: its bytes, operations, delegated share, partitions, and what is left outside and why.
 
-    ``{"artifacts": [{"target", "precision", "component", "bytes", "ops", "delegated_share", "partitions", "fallbacks": [{"op", "reason"}], …}]}``;
-    shares are from 0 to 1; what does not apply is None.
+    Shares are from 0 to 1; what does not apply is None. ``as_json()`` is what ``f2i inspect --json`` prints.
 
     Raises:
         BundleError: an artifact that must be read is missing or was changed.
     """
-    from f2i.tables import inspect_json
+    from f2i.inspection import inspect_bundle
 
-    return inspect_json(bundle)
+    return inspect_bundle(bundle)
 
 
 def validate(bundle: Bundle, options: ValidateOptions | None = None, progress: Progress | None = None) -> Report:
@@ -187,13 +189,14 @@ def validate(bundle: Bundle, options: ValidateOptions | None = None, progress: P
         options: photos, variants, numbers of tiles; None takes 16 tiles and two of the photos that scikit-image ships, and every variant.
 
     Returns:
-        The report: ``passed``, its rows and gates, ``as_json()`` and ``as_junit()``. A gate that fails is in it and raises nothing.
+        The report: ``passed``, its rows and gates, and ``as_json()``. A gate that fails is in it and raises nothing.
 
     Raises:
         UsageError: options that select nothing, or a folder without photos.
         BundleError, MissingPackageError, ToolchainError: as :func:`open_engine`.
     """
-    from f2i_runtime.validation.validate import ValidateOptions, validate
+    from f2i_runtime.validation.validate import validate
+    from f2i_runtime.validation.validate_options import ValidateOptions
 
     return validate(bundle, options or ValidateOptions(), progress or _quiet)
 

@@ -18,13 +18,15 @@ from f2i_runtime.files import atomic_file, write_json
 from f2i_runtime.photo.resample import resize
 from f2i_runtime.photo.samples import load_rgb, sample_photo
 from f2i_runtime.pipeline import REFERENCE, open_pipeline, upscale_photo
-from f2i_runtime.validation.validate import Report, ValidateOptions, validate
+from f2i_runtime.validation.results import Report
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
 from PIL import Image, ImageDraw
 
+from f2i.inspection import inspect_bundle
 from f2i.progress import Steps
 from f2i.report.images import ReportImages
 from f2i.report.page import write_report
-from f2i.tables import inspect_json
 
 WINDOW = 128
 """The side of the crop in the picture, in low-resolution pixels."""
@@ -53,7 +55,7 @@ def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
     source = options.photo or sample_photo()
     calibrated = calibrate(options, steps)
     bundle = export_bundle(ExportOptions(calibrated, options.out / "bundle", options.targets, options.precisions), steps.event)
-    write_json(options.out / "inspect.json", inspect_json(bundle))
+    write_json(options.out / "inspect.json", inspect_bundle(bundle).as_json())
     upscaled = []
     for target, precision in [REFERENCE, *bundle.manifest.variants()]:
         path = options.out / f"{source.stem}_{target}_{precision}.png"

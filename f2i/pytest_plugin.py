@@ -5,29 +5,36 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from f2i.result_views import gate_line
+
+if TYPE_CHECKING:
+    from f2i_runtime.validation.results import Gate
+
 MANIFEST = "manifest.json"
+PROPERTIES = ("target", "precision", "accelerator", "component", "image", "figure", "value", "limit", "detail")
+"""Fields of a gate that become properties of its test, in JUnit XML."""
 
 
 class GateFailedError(Exception):
-    """A gate failed."""
+    """A gate that failed."""
 
 
 class GateItem(pytest.Item):
     """One gate, measured while tests were collected."""
 
-    def __init__(self, *, gate: dict[str, Any], bundle: Path, **options: Any) -> None:
+    def __init__(self, *, gate: Gate, bundle: Path, **options: Any) -> None:
         super().__init__(**options)
         self.gate, self.bundle = gate, bundle
-        self.user_properties += [("value", gate["value"]), ("limit", gate["limit"])]
+        self.user_properties += [(name, getattr(gate, name)) for name in PROPERTIES]
 
     def runtest(self) -> None:
         """Raises :class:`GateFailedError` with the figure and its limit when the gate failed."""
-        if not self.gate["passed"]:
-            raise GateFailedError(f"{self.gate['name']} is {self.gate['value']}, limit {self.gate['limit']}")
+        if not self.gate.passed:
+            raise GateFailedError(gate_line(self.gate))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
         """Returns one line instead of a traceback."""
@@ -58,14 +65,15 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     for folder in config.getoption("--f2i-bundle"):
         bundle = Path(folder)
         for gate in _gates(bundle, config):
-            nodeid = f"{os.path.relpath(bundle / MANIFEST, config.rootpath)}::{gate['name']}"
-            items.append(GateItem.from_parent(session, name=gate["name"], nodeid=nodeid, gate=gate, bundle=bundle))
+            nodeid = f"{os.path.relpath(bundle / MANIFEST, config.rootpath)}::{gate.id}"
+            items.append(GateItem.from_parent(session, name=gate.id, nodeid=nodeid, gate=gate, bundle=bundle))
 
 
-def _gates(bundle: Path, config: pytest.Config) -> list[dict[str, Any]]:
+def _gates(bundle: Path, config: pytest.Config) -> tuple[Gate, ...]:
     from f2i_runtime.bundle.store import open_bundle
     from f2i_runtime.errors import F2IError
-    from f2i_runtime.validation.validate import ValidateOptions, validate
+    from f2i_runtime.validation.validate import validate
+    from f2i_runtime.validation.validate_options import ValidateOptions
 
     images = config.getoption("--f2i-images")
     options = ValidateOptions(

@@ -1,4 +1,4 @@
-"""Tables for people, and the JSON of ``f2i inspect``: the same figures a manifest and a report hold, laid out."""
+"""Tables for people: the figures of a manifest and of a report, laid out."""
 
 from __future__ import annotations
 
@@ -7,28 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from f2i.neural_engine import ane_findings
+from f2i.result_views import variant_summaries
 
 if TYPE_CHECKING:
     from f2i_runtime.bundle.store import Bundle
-    from f2i_runtime.validation.validate import Report
-
-
-def inspect_json(bundle: Bundle) -> dict[str, Any]:
-    """What ``f2i inspect --json`` prints."""
-    return {
-        "artifacts": [
-            {
-                "target": a.target,
-                "precision": a.precision,
-                "component": a.component,
-                "bytes": a.bytes,
-                **a.delegation.model_dump(mode="json"),
-                "ane": ane_findings(bundle, a),
-            }
-            for a in bundle.manifest.artifacts
-        ]
-    }
+    from f2i_runtime.validation.results import Report
 
 
 def artifact_table(bundle: Bundle) -> Table:
@@ -45,7 +28,7 @@ def artifact_table(bundle: Bundle) -> Table:
 
 
 def parity_table(bundle: Bundle, report: Report) -> Table:
-    """One row per target and precision: size, delegated share, latency and parity, as the report measured them."""
+    """Returns one row per variant: size, delegated share, latency and parity, as the report measured them."""
     untrained = None if bundle.manifest.model.trained else "random weights: photos and the quality of int8 are measured, not judged"
     table = Table(title="parity with the full-precision reference", caption=untrained)
     columns = (
@@ -56,25 +39,23 @@ def parity_table(bundle: Bundle, report: Report) -> Table:
         "latency ÷ torch",
         *(f"{c} SQNR dB" for c in bundle.manifest.components),
         "photo PSNR dB",
-        "gates",
+        "gates passed",
     )
     for column in columns:
         table.add_column(column, justify="left" if column in {"target", "precision"} else "right")
-    for target, precision in dict.fromkeys((r["target"], r["precision"]) for r in report.components):
+    for row in variant_summaries(report):
+        target, precision, _ = row.variant
         artifacts = [a for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision)]
         shares = [a.delegation.delegated_share for a in artifacts if a.delegation.delegated_share is not None]
-        rows = {r["component"]: r for r in report.components if (r["target"], r["precision"]) == (target, precision)}
-        photos = [p for p in report.photos if (p["target"], p["precision"]) == (target, precision)]
-        own = [g for g in report.gates if g["name"].startswith(f"{target}/{precision} ")]
         table.add_row(
             target,
             precision,
             f"{sum(a.bytes for a in artifacts) / 1e6:.1f}",
             share(min(shares) if shares else None),
-            figure(min((p["latency_ratio"] for p in photos), default=None), 2),
-            *(figure(rows[c]["sqnr_db"] if c in rows else None, 1) for c in bundle.manifest.components),
-            figure(min((p["psnr_db"] for p in photos if p["psnr_db"] is not None), default=None), 1),
-            f"{sum(g['passed'] for g in own)}/{len(own)}",
+            figure(row.latency_ratio, 2),
+            *(figure(row.sqnr_db.get(c), 1) for c in bundle.manifest.components),
+            figure(row.psnr_db, 1),
+            f"{row.passed}/{row.gates}",
         )
     return table
 

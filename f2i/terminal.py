@@ -11,10 +11,10 @@ import typer
 from f2i_runtime.errors import GateError
 from rich.console import Console
 
-from f2i.tables import figure
+from f2i.result_views import gate_line, verdict
 
 if TYPE_CHECKING:
-    from f2i_runtime.validation.validate import Report
+    from f2i_runtime.validation.results import Report
 
 WIDE = None if sys.stdout.isatty() else 140  # a pipe has no width of its own; tables must not fold in it
 out, err = Console(width=WIDE), Console(stderr=True)
@@ -61,9 +61,8 @@ def print_json(data: dict[str, Any]) -> None:
 
 def end(report: Report) -> None:
     """Prints the gates that failed, or that all passed. Raises GateError when one failed."""
-    failed = [g for g in report.gates if not g["passed"]]
-    for gate in failed:
-        err.print(f"gate failed: {gate['name']} is {figure(gate['value'], 3)}, limit {gate['limit']}", style="red", soft_wrap=True)
-    if failed:
-        raise GateError(f"{len(failed)} of {len(report.gates)} gates failed")
-    out.print(f"all {len(report.gates)} gates passed")
+    for gate in report.failed():
+        err.print(f"gate failed: {gate_line(gate)}", style="red", soft_wrap=True, markup=False)
+    if not report.passed:
+        raise GateError(verdict(report))
+    out.print(verdict(report))

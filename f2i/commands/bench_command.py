@@ -48,7 +48,7 @@ def bench(
     Example: `f2i bench bundle --json bench.json --baseline last-release.json`
     """
     from f2i_bench.bench import BenchOptions, end_bench, json_path, run_bench
-    from f2i_bench.core.protocol import bench_json, read_bench, with_baseline
+    from f2i_bench.core.protocol import read_bench, with_baseline
     from f2i_runtime.bundle.store import open_bundle
 
     from f2i.bench_tables import bench_notes, bench_table, compared_table
@@ -61,7 +61,7 @@ def bench(
         if before:
             report = with_baseline(report, before, str(baseline))
         if json_file:
-            write_json(json_path(json_file, report, len(reports)), bench_json(report))
+            write_json(json_path(json_file, report, len(reports)), report.as_json())
         out.print(bench_table(report))
         for note in bench_notes(report):
             out.print(note, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from f2i.tables import artifact_table, inspect_json
+from f2i.tables import artifact_table
 from f2i.terminal import BundleArgument, JsonFlag, out, print_json
 
 
@@ -13,15 +13,16 @@ def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
     """
     from f2i_runtime.bundle.store import open_bundle
 
-    from f2i.neural_engine import ane_lines
+    from f2i.inspection import ane_lines, inspect_bundle
 
     opened = open_bundle(bundle)
+    inspection = inspect_bundle(opened)
     if as_json:
-        print_json(inspect_json(opened))
+        print_json(inspection.as_json())
         return
     out.print(artifact_table(opened))
-    for a in opened.manifest.artifacts:
-        for fallback in a.delegation.fallbacks:
-            out.print(f"{a.target}/{a.precision} {a.component}: {fallback.op}: {fallback.reason}")
-    for line in ane_lines(opened):
+    for a in inspection.artifacts:
+        for fallback in a.fallbacks:
+            out.print(f"{a.variant} {a.component}: {fallback.op}: {fallback.reason}", markup=False)
+    for line in ane_lines(inspection):
         out.print(line, soft_wrap=True, markup=False)

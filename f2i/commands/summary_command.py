@@ -19,7 +19,8 @@ def summary(
 
     Example: `f2i summary parity.json --before release-parity.json`
     """
-    from f2i.ci_summary import read_report
-    from f2i.ci_summary import summary as summarize
+    from f2i_runtime.validation.results import read_report
 
-    sys.stdout.write(summarize(read_report(report), read_report(before) if before else None))
+    from f2i.result_views import markdown
+
+    sys.stdout.write(markdown(read_report(report), read_report(before) if before else None))

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from f2i_bench.core.protocol import bench_json, read_bench
+from f2i_bench.core.protocol import read_bench
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import write_json, write_text
-from f2i_runtime.validation.validate import Report, ValidateOptions, validate
-from f2i_runtime.validation.validate_on_ray import validate_on_ray
+from f2i_runtime.validation.results import Report
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
+
+from f2i.result_views import junit
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,23 @@ def run_validation(
         raise UsageError("--ground-truth needs --images: the low-resolution photos of the same names")
     if ray and outputs.html:
         raise UsageError("--html needs the pictures of this process: write --json on the cluster, or leave out --ray")
-    measured = bench_json(read_bench(outputs.bench)) if outputs.bench else None
+    measured = read_bench(outputs.bench) if outputs.bench else None
     pictures = None
     if outputs.html:
         from f2i.report.images import ReportImages
 
         pictures = ReportImages()
     show = pictures.collect if pictures else lambda _: None
-    report = validate_on_ray(bundle.root.absolute(), options, ray, progress) if ray else validate(bundle, options, progress, show)
+    if ray:
+        from f2i_runtime.validation.validate_on_ray import validate_on_ray
+
+        report = validate_on_ray(bundle.root.absolute(), options, ray, progress)
+    else:
+        report = validate(bundle, options, progress, show)
     if outputs.json:
         write_json(outputs.json, report.as_json())
     if outputs.junit:
-        write_text(outputs.junit, report.as_junit())
+        write_text(outputs.junit, junit(report))
     if outputs.html and pictures:
         from f2i.report.page import write_report
 

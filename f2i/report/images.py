@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from f2i_runtime.metrics.fidelity import psnr_db
 from f2i_runtime.photo.resample import resize
+from f2i_runtime.targets import Variant
 from f2i_runtime.tiling.tile_plan import TilePlan
-from f2i_runtime.validation.validate import StitchedPhoto
+from f2i_runtime.validation.judging import StitchedPhoto
+from f2i_runtime.validation.results import finite
 from PIL import Image
 
 SLIDER_SIDE = 768
@@ -45,7 +47,7 @@ class ReportImages:
 
     budget: int = 80_000
     photos: dict[str, dict[str, Any]] = field(default_factory=dict)
-    component_seconds: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    component_seconds: dict[Variant, dict[str, float]] = field(default_factory=dict)
 
     def collect(self, photo: StitchedPhoto) -> None:
         """Encode one crop of one variant."""
@@ -61,13 +63,13 @@ class ReportImages:
             entry["seams"] = seam_lines(photo.plan)
             entry["variants"] = {}
         error = np.abs(photo.result - photo.reference).mean(axis=2)
-        entry["variants"][f"{photo.target}/{photo.precision}"] = {
+        entry["variants"][str(photo.variant)] = {
             "sr": self._webp(photo.result[middle]),
             "heat": self._webp(heat_map(error)),
-            "psnr_db": _finite(psnr_db(np.clip(photo.reference, 0, 1), np.clip(photo.result, 0, 1))),
+            "psnr_db": finite(psnr_db(np.clip(photo.reference, 0, 1), np.clip(photo.result, 0, 1))),
             "largest": float(np.abs(photo.result - photo.reference).max()),
         }
-        self.component_seconds[photo.target, photo.precision] = dict(photo.component_seconds)
+        self.component_seconds[photo.variant] = dict(photo.component_seconds)
 
     def _webp(self, image: np.ndarray) -> str:
         """Data URI of a picture: float32 in [0, 1] or uint8, (h, w, 3)."""
@@ -104,7 +106,3 @@ def seam_lines(plan: TilePlan) -> dict[str, list[tuple[int, int]]]:
 def _middle(height: int, width: int, side: int) -> tuple[slice, slice]:
     y, x = max(0, (height - side) // 2), max(0, (width - side) // 2)
     return slice(y, y + side), slice(x, x + side)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

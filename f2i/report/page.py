@@ -9,11 +9,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from f2i_bench.core.protocol import BenchReport
 from f2i_bench.host.machine import examine
 from f2i_runtime import __version__
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.files import sha256_file, write_text
-from f2i_runtime.validation.validate import Report
+from f2i_runtime.targets import Variant as VariantKey
+from f2i_runtime.validation.results import FIGURES, Gate, Report
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -21,23 +23,14 @@ from f2i.report.bench_section import bench_parts
 from f2i.report.charts import Variant, scatter, shares
 from f2i.report.images import HEAT_DECADES, INFERNO, ReportImages
 from f2i.report.sensitivity_charts import trade_off, unit_rows
+from f2i.result_views import VariantSummary, gate_line, variant_summaries, verdict
 from f2i.tables import figure, share
 
 TARGET_NAMES = {"coreml": "Core ML", "executorch": "ExecuTorch", "tflite": "LiteRT", "onnx": "ONNX Runtime", "torch": "torch"}
-GATE_WORDS = {
-    "sqnr_db": "SQNR dB",
-    "psnr_db": "PSNR dB",
-    "seam_ratio": "seam ratio",
-    "psnr_y_drop_db": "PSNR-Y drop dB",
-    "repeat max_abs": "repeat max abs",
-    "finite share": "finite share",
-    "output std": "output std",
-}
-"""How a gate's figure is called in the parity matrix, by the end of the gate's name."""
 
 
 def write_report(
-    path: Path, bundle: Bundle, report: Report, images: ReportImages, *, command: list[str], bench: dict[str, Any] | None = None
+    path: Path, bundle: Bundle, report: Report, images: ReportImages, *, command: list[str], bench: BenchReport | None = None
 ) -> None:
     """Write the page, complete or not at all.
 
@@ -54,26 +47,29 @@ def write_report(
     write_text(path, render(bundle, report, images, command=command, bench=bench))
 
 
-def render(bundle: Bundle, report: Report, images: ReportImages, *, command: list[str], bench: dict[str, Any] | None = None) -> str:
+def render(bundle: Bundle, report: Report, images: ReportImages, *, command: list[str], bench: BenchReport | None = None) -> str:
     """The page as text. Arguments as :func:`write_report`."""
     environment = Environment(
         loader=PackageLoader("f2i.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(figure=_figure, share=share, target=lambda name: TARGET_NAMES.get(name, name))
-    variants = _variants(bundle, report)
-    engines = {(r["target"], r["precision"]): r["engine"] for r in report.components}
+    summaries = variant_summaries(report)
+    evaluated = {row.variant for row in summaries if "evaluator" in row.engine}
+    variants = [_mark(bundle, row) for row in summaries]
+    timed = [mark for mark, row in zip(variants, summaries, strict=True) if row.variant not in evaluated]
     page = environment.get_template("report.html.j2")
     return page.render(
         manifest=bundle.manifest,
         passed=report.passed,
-        failed=[g for g in report.gates if not g["passed"]],
+        verdict=verdict(report),
+        failed=[gate_line(g) for g in report.failed()],
         report=report,
         variants=variants,
-        engines={f"{t}/{p}": engine for (t, p), engine in engines.items()},
+        engines={str(row.variant): row.engine for row in summaries},
         matrix=_matrix(report),
-        chart=scatter([v for v in variants if "evaluator" not in engines.get((v.target, v.precision), "")]),
-        evaluated=[v.name for v in variants if "evaluator" in engines.get((v.target, v.precision), "")],
-        where=_where(bundle, images, {v for v, engine in engines.items() if "evaluator" not in engine}),
+        chart=scatter(timed),
+        evaluated=[str(row.variant) for row in summaries if row.variant in evaluated],
+        where=_where(bundle, images, evaluated),
         mixed=_mixed(bundle),
         photos=images.photos,
         images=Markup(_script_json(images.photos)),
@@ -89,15 +85,11 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
     )
 
 
-def _variants(bundle: Bundle, report: Report) -> list[Variant]:
-    result = []
-    for target, precision in dict.fromkeys((r["target"], r["precision"]) for r in report.components):
-        size = sum(a.bytes for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision))
-        photos = [p for p in report.photos if (p["target"], p["precision"]) == (target, precision)]
-        latencies = [p["latency_ratio"] for p in photos if p["latency_ratio"] is not None]
-        qualities = [p["psnr_db"] for p in photos if p["psnr_db"] is not None]
-        result.append(Variant(target, precision, size / 1e6, min(latencies, default=None), min(qualities, default=None)))
-    return result
+def _mark(bundle: Bundle, row: VariantSummary) -> Variant:
+    """What the charts show of a variant."""
+    target, precision, _ = row.variant
+    size = sum(a.bytes for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision))
+    return Variant(target, precision, size / 1e6, row.latency_ratio, row.psnr_db)
 
 
 def _mixed(bundle: Bundle) -> list[dict[str, Any]]:
@@ -111,39 +103,36 @@ def _mixed(bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def _matrix(report: Report) -> dict[str, Any]:
-    """Gates as rows by variant and columns by what is gated; ``rest`` are those of no variant."""
-    columns: dict[str, str] = {}
-    rows: dict[str, dict[str, Any]] = {}
+    """Gates as rows by variant and columns by what is judged; ``rest`` are those of the reference alone."""
+    columns: dict[tuple[str | None, ...], str] = {}
+    rows: dict[str, dict[tuple[str | None, ...], Gate]] = {}
     rest = []
-    known = {f"{r['target']}/{r['precision']}" for r in report.components}
     for gate in report.gates:
-        variant, _, what = gate["name"].partition(" ")
-        if variant not in known:
-            rest.append(gate)
+        if gate.variant is None:
+            rest.append((gate.passed, gate_line(gate)))
             continue
-        columns.setdefault(what, _heading(what))
-        rows.setdefault(variant, {})[what] = gate
+        what = (gate.component, gate.image, gate.figure, gate.other)
+        columns.setdefault(what, _heading(gate))
+        rows.setdefault(str(gate.variant), {})[what] = gate
     return {"columns": columns, "rows": rows, "rest": rest}
 
 
-def _heading(what: str) -> str:
-    for end, words in GATE_WORDS.items():
-        if what.endswith(end):
-            return f"{what[: -len(end)].strip()} {words}".strip()
-    return what
+def _heading(gate: Gate) -> str:
+    words = [gate.component or gate.image or "", FIGURES[gate.figure].words, f"to {gate.other}" if gate.other else ""]
+    return " ".join(word for word in words if word)
 
 
-def _where(bundle: Bundle, images: ReportImages, timed: set[tuple[str, str]]) -> list[dict[str, Any]]:
+def _where(bundle: Bundle, images: ReportImages, evaluated: set[VariantKey]) -> list[dict[str, Any]]:
     """Per variant whose time means something, milliseconds per tile of each component, and a bar as long as the whole against the slowest."""
     calls: dict[str, int] = {}
     for call in bundle.manifest.dataflow:
         calls[call.component] = calls.get(call.component, 0) + 1
     rows: list[dict[str, Any]] = []
-    for (target, precision), seconds in images.component_seconds.items():
-        if (target, precision) not in timed:
+    for variant, seconds in images.component_seconds.items():
+        if variant in evaluated:
             continue
         parts = {name: 1e3 * seconds[name] * count for name, count in calls.items() if name in seconds}
-        rows.append({"name": f"{target}/{precision}", "target": target, "total": sum(parts.values()), "parts": shares(parts)})
+        rows.append({"name": str(variant), "target": variant.target, "total": sum(parts.values()), "parts": shares(parts)})
     slowest = max((r["total"] for r in rows), default=1.0)
     return [r | {"length": 100 * r["total"] / slowest} for r in sorted(rows, key=lambda r: r["total"])]
 

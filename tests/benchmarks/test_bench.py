@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 from f2i_bench.bench import BenchOptions, run_bench
-from f2i_bench.core.protocol import BenchReport, Device, Row, Settings, bench_json, read_bench, with_baseline
+from f2i_bench.core.protocol import BenchReport, Device, Row, Settings, read_bench, with_baseline
 from f2i_bench.core.sensors import Sensors, TemperatureGate
 from f2i_bench.core.verdict import compare, summarize
 from f2i_bench.host.host_bench import bench_host
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import write_json
+from published_schema import assert_fits
 from repository import F2I
 
 QUICK = Settings(warmup=2, runs=12, rounds=4, seconds=1.0, threads=(1,), gate_seconds=0)
@@ -144,9 +145,10 @@ def test_flops_are_the_convolutions_and_products_of_the_graph(tiny_bundle):
 
 def test_json_round_trip_and_baseline(measured, tmp_path):
     path = tmp_path / "bench.json"
-    write_json(path, bench_json(measured))
+    write_json(path, measured.as_json())
     again = read_bench(path)
-    assert again == measured and json.loads(path.read_text())["schema"] == 1
+    assert again == measured and json.loads(path.read_text())["schema"] == 2
+    assert_fits("bench", json.loads(path.read_text()))
     same = with_baseline(measured, again, "bench.json")
     assert len(same.compared) == 6 and {c.verdict for c in same.compared} == {"inconclusive"}
     weaker = tuple(m.model_copy(update={"fp32_flops": m.fp32_flops / 2}) for m in measured.limits)
@@ -157,8 +159,11 @@ def test_json_round_trip_and_baseline(measured, tmp_path):
     other = again.model_copy(update={"device": again.device.model_copy(update={"cpu": "another"})})
     with pytest.raises(UsageError, match="same device"):
         with_baseline(measured, other, "bench.json")
-    path.write_text('{"schema": 1}')
+    path.write_text('{"schema": 2}')
     with pytest.raises(UsageError, match="created"):
+        read_bench(path)
+    path.write_text('{"schema": 1}')
+    with pytest.raises(UsageError, match="written with schema 1, and this version reads schema 2"):
         read_bench(path)
 
 

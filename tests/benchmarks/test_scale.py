@@ -12,10 +12,10 @@ def row(megapixels, seconds, engine, memory):
 
 
 def failed(rows, start=1.0, torch=False):
-    return [g["name"] for g in gates(rows, start, torch) if not g["passed"]]
+    return [g.name for g in gates(rows, start, torch) if not g.passed]
 
 
-def test_gates_fall_one_by_one():
+def test_gates_fail_one_by_one():
     good = [row(12, 60, 58, 400_000_000), row(200, 1050, 1020, 500_000_000)]
     assert failed(good) == []
     assert failed([good[0], row(200, 1050, 1020, 530_000_000)]) == ["peak memory, largest photo over smallest"]

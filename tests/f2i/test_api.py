@@ -137,8 +137,8 @@ def test_refusals_name_what_is_wrong(bundle, engine, tmp_path):
 def test_verify_and_inspect_say_what_the_command_says(bundle):
     listed = bundle.manifest.files()
     assert f2i.verify(bundle) == sum(record.bytes for record in listed)
-    rows = f2i.inspect(bundle)["artifacts"]
-    assert len(rows) == len(bundle.manifest.artifacts) and json.dumps(rows)
+    found = f2i.inspect(bundle)
+    assert isinstance(found, f2i.Inspection) and len(found.artifacts) == len(bundle.manifest.artifacts) and json.dumps(found.as_json())
 
 
 def test_validate_returns_its_report(bundle):

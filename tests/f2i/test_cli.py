@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from f2i_runtime.photo.samples import sample_photo
 from PIL import Image
+from published_schema import assert_fits
 from repository import F2I, ROOT
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ def test_inspect_and_verify(tiny_bundle):
     row = next(a for a in data["artifacts"] if (a["target"], a["component"], a["precision"]) == ("executorch", "unet", "fp32"))
     assert row["partitions"] == 1 and row["delegated_share"] >= 0.99 and row["bytes"] > 0 and row["ops"] > 100
     assert next(a for a in data["artifacts"] if a["target"] == "onnx")["delegated_share"] is None
+    assert_fits("inspect", data)
     assert f2i("verify", tiny_bundle).returncode == 0
 
 
@@ -57,8 +59,9 @@ def test_validate_holds_all_gates_and_writes_its_reports(tiny_bundle, tmp_path):
     result = f2i("validate", tiny_bundle, "--json", tmp_path / "v.json", "--junit", tmp_path / "v.xml", "--num-photos", "1")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "v.json").read_text())
+    assert_fits("validate", report)
     assert (
-        report["schema"] == 1
+        report["schema"] == 2
         and report["passed"]
         and len(report["components"]) == 16
         and all(c["tiles"] == 16 for c in report["components"])

@@ -7,9 +7,10 @@ import shlex
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import launch_options
-from f2i_bench.core.protocol import BenchReport, Device, Layer, Limit, OpTime, Prediction, Row, Settings, bench_json, with_figures
+from f2i_bench.core.protocol import BenchReport, Device, Layer, Limit, OpTime, Prediction, Row, Settings, with_figures
 from f2i_runtime.bundle.store import open_bundle
-from f2i_runtime.validation.validate import ValidateOptions, validate
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
 from playwright.sync_api import sync_playwright
 
 from f2i.report.charts import Variant, pareto_front, scatter
@@ -57,7 +58,7 @@ def made(tiny_bundle, tmp_path_factory):
     bundle, images = open_bundle(tiny_bundle), ReportImages()
     report = validate(bundle, ValidateOptions(tiles=2, photos=2), show=images.collect)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, bundle, report, images, command=COMMAND, bench=bench_json(BENCH))
+    write_report(path, bundle, report, images, command=COMMAND, bench=BENCH)
     return path, report
 
 
@@ -153,14 +154,16 @@ def test_page_holds_what_the_report_measured(made):
     assert ["denoiser.unet.mid_block", "3.00", "75.00%", "6.00"] in rows and ["FusedConv", "7", "9.00", "100.00%"] in rows
     assert any(row[:1] == ["12"] and row[-1] == "-9%" for row in rows)
     assert text.count("<tr>") >= len(report.components) + len(report.photos)
-    assert json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1]).keys() == {p["image"] for p in report.photos}
+    assert json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1]).keys() == {p.image for p in report.photos}
     assert "images" not in report.as_json() and set(report.as_json()) == {
         "schema",
         "passed",
         "components",
+        "layers",
         "photos",
         "gates",
         "environment",
+        "bad_ops",
     }
 
 

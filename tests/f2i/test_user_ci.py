@@ -10,10 +10,13 @@ import sys
 import numpy as np
 import pytest
 from f2i_runtime.errors import UsageError
+from f2i_runtime.targets import Variant
+from f2i_runtime.validation.results import ComponentRow, Environment, PhotoRow, Rows, Subject, gate, read_report, report_of
 from repository import F2I, ROOT
 
-from f2i.ci_summary import summary
+from f2i.result_views import markdown
 
+ENVIRONMENT = Environment(machine="x86_64", python="3.11", bundle="tiny", reference="torch", tiling_psnr_db=None, simulated_sqnr_db={})
 PLUGIN = ["-p", "f2i.pytest_plugin"]
 
 
@@ -39,10 +42,12 @@ def test_example_project_passes_with_its_gates(tiny_bundle, tmp_path):
     assert (
         "tiny/manifest.json::onnx/fp16 unet sqnr_db PASSED" in result.stdout and "test_a_tile_equals_the_reference[fp32]" in result.stdout
     )
-    assert 'name="onnx/fp32 unet sqnr_db"' in (tmp_path / "j.xml").read_text()
+    written = (tmp_path / "j.xml").read_text()
+    assert 'name="onnx/fp32 unet sqnr_db"' in written and '<property name="figure" value="token_cosine"' not in written
+    assert '<property name="figure" value="sqnr_db"' in written and '<property name="limit" value="90.0"' in written
 
 
-def test_a_gate_that_falls_is_a_failed_test_with_one_line(bundle_copy, tmp_path):
+def test_a_gate_that_fails_is_a_failed_test_with_one_line(bundle_copy, tmp_path):
     manifest = json.loads((bundle_copy / "manifest.json").read_text())
     manifest["gates"]["component_sqnr_db"]["fp32"] = 400.0
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
@@ -50,7 +55,7 @@ def test_a_gate_that_falls_is_a_failed_test_with_one_line(bundle_copy, tmp_path)
     result = run_pytest(tmp_path, *options)
     assert result.returncode == 1, result.stdout + result.stderr
     assert "2 failed" in result.stdout and "deselected" in result.stdout
-    assert re.search(r"onnx/fp32 unet sqnr_db is \d+\.\d+, limit 400", result.stdout) and "Traceback" not in result.stdout
+    assert re.search(r"onnx/fp32 unet sqnr_db is \d+\.\d+, must be at least 400", result.stdout) and "Traceback" not in result.stdout
 
 
 def test_a_bundle_that_is_none_is_bad_usage(tmp_path):
@@ -58,28 +63,32 @@ def test_a_bundle_that_is_none_is_bad_usage(tmp_path):
     assert result.returncode == 4 and "no such folder" in result.stderr
 
 
-def report(psnr, passed=True):
-    component = {"target": "onnx", "precision": "fp16", "component": "unet", "sqnr_db": 60.0}
-    photo = {"target": "onnx", "precision": "fp16", "image": "a.png", "psnr_db": psnr, "latency_ratio": 0.5}
-    gate = {"name": "onnx/fp16 a.png psnr_db", "value": psnr, "limit": 55.0, "passed": passed}
-    return {"schema": 1, "components": [component], "photos": [photo], "gates": [gate]}
+def report(psnr, limit=55.0):
+    variant = Variant("onnx", "fp16")
+    row = variant._asdict()
+    component = ComponentRow(**row, component="unet", engine="onnxruntime", tiles=1, sqnr_db=60.0, rel_l2=1e-3, max_abs=0.1, cosine=1.0)
+    photo = PhotoRow(**row, image="a.png", psnr_db=psnr, ssim=0.9, seam_ratio=None, seam_gradient_ratio=None, latency_ratio=0.5)
+    return report_of(Rows((component,), (), (photo,), (gate(Subject(variant, image="a.png"), "psnr_db", psnr, limit),)), ENVIRONMENT)
 
 
-def test_summary_shows_changes_and_what_fell():
-    text = summary(report(60.0), report(62.0))
+def test_summary_shows_changes_and_what_failed():
+    text = markdown(report(60.0), report(62.0))
     assert "✅ all 1 gates passed" in text and "60.00 (-2.00) ⚠️" in text and "60.00 (+0.00) |" in text
-    text = summary(report(50.0, passed=False))
-    assert "❌ 1 of 1 gates failed" in text and "`onnx/fp16 a.png psnr_db` is 50.00, limit 55" in text
-    assert "❌" in summary({"schema": 1, "components": [], "photos": [], "gates": []})
+    text = markdown(report(50.0))
+    assert "❌ 1 of 1 gates failed" in text and "`onnx/fp16 a.png psnr_db` is 50, must be at least 55" in text
+    assert "❌ no gate was judged" in markdown(report_of(Rows(), ENVIRONMENT))
 
 
 def test_summary_refuses_what_is_no_report(tmp_path):
-    from f2i.ci_summary import read_report
-
-    for content in ("", "[]", '{"schema": 2}', '{"schema": 1}'):
-        (tmp_path / "r.json").write_text(content)
+    path = tmp_path / "r.json"
+    for content in ("", "[]", '{"schema": 2}', "{}", json.dumps(report(60.0).as_json() | {"passed": False})):
+        path.write_text(content)
         with pytest.raises(UsageError, match="f2i validate --json"):
-            read_report(tmp_path / "r.json")
+            read_report(path)
+    path.write_text('{"schema": 1, "passed": true, "components": [], "photos": [], "gates": []}')
+    result = subprocess.run([F2I, "summary", path], capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "it was written with schema 1, and this version reads schema 2" in result.stderr.strip().splitlines()[-1]
 
 
 def test_action_calls_commands_that_exist(tiny_bundle, tmp_path):

@@ -15,7 +15,8 @@ from f2i_quantize.ptq.sensitivity import OutputError, Unit
 from f2i_quantize.rewrites.capture import relative_l2
 from f2i_runtime.errors import UsageError
 from f2i_runtime.photo.samples import sample_tiles
-from f2i_runtime.validation.validate import ValidateOptions, validate
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
 
 from f2i.report.images import ReportImages
 from f2i.report.page import render

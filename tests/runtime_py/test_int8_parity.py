@@ -1,5 +1,6 @@
 """One quantized function on every engine: real artifacts of the tiny model beside the QDQ programs, and the failures that nothing else shows."""
 
+import dataclasses
 import json
 import shutil
 
@@ -19,7 +20,10 @@ from f2i_runtime.errors import BundleError, ToolchainError
 from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.pipeline import open_pipeline
 from f2i_runtime.validation import int8_parity as agreement
-from f2i_runtime.validation.validate import ValidateOptions, validate
+from f2i_runtime.validation.validate import assemble, validate
+from f2i_runtime.validation.validate_on_ray import measure_alone
+from f2i_runtime.validation.validate_options import ValidateOptions, chosen_variants
+from published_schema import assert_fits
 
 ENGINES = ("tflite", "onnx")
 """Those whose artifacts can be taken apart; the slow tests add the others."""
@@ -44,28 +48,29 @@ def report(int8_bundle):
     return validate(int8_bundle, ValidateOptions(tiles=4, photos=1))
 
 
-def gates(report, words):
-    return {g["name"]: g for g in report.gates if words in g["name"]}
+def gates(report, **fields):
+    """The gates whose fields are these."""
+    return [g for g in report.gates if all(getattr(g, name) == value for name, value in fields.items())]
 
 
 def test_every_engine_s_error_is_the_qdq_program_s(report):
-    found = gates(report, "sqnr_db from simulated")
+    found = gates(report, figure="simulated_sqnr_gap_db")
     assert len(found) == 2 * len(ENGINES)
-    assert all(g["passed"] for g in found.values()), found
+    assert all(g.passed for g in found), found
 
 
 def test_photos_of_the_engines_agree(report):
     """The quality of int8 with random weights is measured and not judged; the weights of ``tiny`` are few enough to agree all the same."""
-    assert [list(row["psnr_db_to"]) for row in report.photos] == [["simulated"], ["simulated", "tflite"]]
-    assert all(value is None or value > 45 for row in report.photos for value in row["psnr_db_to"].values()), report.photos
+    assert [list(row.psnr_db_to) for row in report.photos] == [["simulated"], ["simulated", "tflite"]]
+    assert all(value is None or value > 45 for row in report.photos for value in row.psnr_db_to.values()), report.photos
 
 
 def test_random_weights_are_held_to_their_qdq_programs_and_not_to_pictures(report, int8_bundle, tiny_int8):
     assert not checkpoint.load(tiny_int8, only=()).config.trained
     assert report.passed
-    limits, found = int8_bundle.manifest.gates, gates(report, "")
-    assert "w8a8" not in limits.component_sqnr_db and not any(name.endswith(("sqnr_db", ".png psnr_db", "token_cosine")) for name in found)
-    assert all(row["sqnr_db"] > 0 for row in report.components) and all(row["psnr_db"] > 0 for row in report.photos)
+    assert "w8a8" not in int8_bundle.manifest.gates.component_sqnr_db
+    assert not {"sqnr_db", "psnr_db", "token_cosine"} & {g.figure for g in report.gates}
+    assert all(row.sqnr_db > 0 for row in report.components) and all(row.psnr_db > 0 for row in report.photos)
 
 
 def test_on_a_device_random_weights_are_held_to_what_they_had_here(int8_bundle, tiny_bundle):
@@ -81,18 +86,47 @@ def test_trained_weights_are_held_to_pictures(int8_bundle, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"gates": default_gates(True).model_dump()}))
     judged = validate(open_bundle(folder), ValidateOptions(tiles=2, photos=1, target="onnx"))
-    assert not gates(judged, "onnx/w8a8 unet sqnr_db")["onnx/w8a8 unet sqnr_db"]["passed"]
-    assert {"onnx/w8a8 photo psnr_db to simulated", f"onnx/w8a8 {judged.photos[0]['image']} psnr_db", "reference tiling psnr_db"} <= set(
-        gates(judged, "")
-    )
+    assert [g.passed for g in gates(judged, target="onnx", component="unet", figure="sqnr_db")] == [False]
+    assert {"onnx/w8a8 engines_psnr_db to simulated", f"onnx/w8a8 {judged.photos[0].image} psnr_db", "reference tiling_psnr_db"} <= {
+        g.id for g in judged.gates
+    }
 
 
 def test_every_layer_of_the_artifact_gives_what_the_qdq_program_s_gives(report):
     """Teacher-forced: errors end to end hide in rounding noise. An artifact whose layers stayed float has none to compare, which is its own gate."""
     for target in agreement.LAYER_PACKAGES:
         for component in ("unet", "feature_encoder"):
-            assert all(g["passed"] for g in gates(report, f"{target}/w8a8 {component} layer").values()), gates(report, f"{target}/w8a8")
-            assert f"{target}/w8a8 {component} layers not int8 in the artifact" in gates(report, "layers not int8")
+            found = gates(report, target=target, component=component)
+            assert all(g.passed for g in found), found
+            assert {"layers_not_int8", "layer_rel_l2"} <= {g.figure for g in found}
+            rows = {row.layer: row.rel_l2 for row in report.layers if (row.target, row.component) == (target, component)}
+            [worst] = gates(report, target=target, component=component, figure="layer_rel_l2")
+            assert worst.id == f"{target}/w8a8 {component} layer_rel_l2" and rows[worst.detail] == worst.value == max(rows.values())
+
+
+def test_variants_that_were_measured_apart_give_one_report_with_the_gates_between_engines(int8_bundle, tmp_path):
+    """As on a cluster, where every variant has a process of its own: nothing that needs two of them may be missing, nothing is said twice."""
+    folder = shutil.copytree(int8_bundle.root, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"gates": default_gates(True).model_dump()}))
+    options = ValidateOptions(tiles=1, photos=1)
+    bundle = open_bundle(folder)
+    together = validate(bundle, options)
+    parts = [
+        measure_alone(folder, dataclasses.replace(options, target=v.target, precision=v.precision))
+        for v in chosen_variants(bundle, options)
+    ]
+    apart = assemble(bundle, parts)
+    assert {"onnx/w8a8 engines_psnr_db to tflite", "reference tiling_psnr_db"} <= {g.id for g in apart.gates}
+    here, there = together.as_json(), apart.as_json()
+    for row in here["photos"] + there["photos"]:
+        assert row.pop("latency_ratio") > 0
+    assert here == there
+
+
+def test_the_report_fits_its_published_schema(report):
+    assert report.layers and report.environment.simulated_sqnr_db["w8a8"]
+    assert_fits("validate", report.as_json())
 
 
 def layers_of(bundle, component):
@@ -148,9 +182,9 @@ def test_convolutions_that_the_quantizer_leaves_out_are_an_error(tiny_int8, monk
 @pytest.mark.slow
 def test_every_target_agrees(whole_bundle):
     report = validate(whole_bundle, ValidateOptions(tiles=4, photos=1))
-    found = gates(report, "sqnr_db from simulated")
-    assert len(found) == 2 * len(TARGETS) and all(g["passed"] for g in found.values()), found
-    photos = {(row["target"], other): value for row in report.photos for other, value in row["psnr_db_to"].items()}
+    found = gates(report, figure="simulated_sqnr_gap_db")
+    assert len(found) == 2 * len(TARGETS) and all(g.passed for g in found), found
+    photos = {(row.target, other): value for row in report.photos for other, value in row.psnr_db_to.items()}
     assert len(photos) == 4 + 3 + 2 + 1
     for pair, value in photos.items():
         # Core ML computes what is not int8 in fp16, which moves values over the borders of steps. Weights that were never trained, whose int8 is 24 dB

@@ -22,11 +22,12 @@ from f2i_runtime.mil.judge.source_program import load_source
 from f2i_runtime.mil.judge.weight_audit import own_weights_error
 from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.validation import coreml_findings as diagnose
-from f2i_runtime.validation.validate import ValidateOptions, validate
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
 from mil_programs import WEIGHTS, attribute, edit, rehash
+from published_schema import assert_fits
 
-from f2i.neural_engine import ane_lines
-from f2i.tables import inspect_json
+from f2i.inspection import ane_lines, inspect_bundle
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def bundle(cache, tmp_path_factory):
 
 def gates(bundle, precision="fp16", **options):
     report = validate(bundle, ValidateOptions(target="coreml", precision=precision, tiles=1, photos=0, **options))
-    return {gate["name"] for gate in report.gates if not gate["passed"]}, report
+    return {gate.id for gate in report.failed()}, report
 
 
 def golden(bundle, component):
@@ -105,8 +106,8 @@ def epsilon(_, package):
 
 
 TAMPERING = {
-    flip_a_bit: "changed weights", swap_axes: "changed weights", scale: "changed weights", drop_an_operation: "sqnr_db",
-    gelu_mode: "changed attributes", epsilon: "changed attributes",
+    flip_a_bit: "changed_weights", swap_axes: "changed_weights", scale: "changed_weights", drop_an_operation: "sqnr_db",
+    gelu_mode: "changed_attributes", epsilon: "changed_attributes",
 }  # fmt: skip
 
 
@@ -128,12 +129,12 @@ def test_a_sound_bundle_passes_and_every_op_is_in_its_band(bundle):
     for precision in ("fp32", "fp16"):
         failed, report = gates(bundle, precision, find_bad_op=True)
         assert not failed
-        assert [row["component"] for row in report.located] == ["feature_encoder", "unet"]
-        for row in report.located:
-            assert row["first"] is None and row["keep_fp32"] is None
-            assert row["compared"] > 0.7 * (row["compared"] + row["not_compared"])
-            assert not row["changed_weights"] and not row["changed_attributes"]
-        assert report.as_json()["located"] == report.located
+        assert [row.component for row in report.bad_ops] == ["feature_encoder", "unet"]
+        for row in report.bad_ops:
+            assert row.first is None and row.keep_fp32 is None
+            assert row.compared > 0.7 * (row.compared + row.not_compared)
+            assert not row.changed_weights and not row.changed_attributes
+        assert_fits("validate", report.as_json())
 
 
 def test_the_source_is_complete_and_not_counted_as_shipped(bundle):
@@ -148,11 +149,13 @@ def test_the_source_is_complete_and_not_counted_as_shipped(bundle):
 
 
 def test_inspect_names_what_leaves_the_neural_engine(bundle):
-    rows = {(row["precision"], row["component"]): row["ane"] for row in inspect_json(bundle)["artifacts"]}
-    rules = {row["rule"]: row for row in rows["fp32", "unet"]}
-    assert rules["fp32"]["places"] and rules["fp32"]["rewrite"] and rules["fp32"]["source"]
-    assert "fp32" not in {row["rule"] for row in rows["fp16", "unet"]}
-    assert any("coreml/fp32 unet: Neural Engine, fp32" in line for line in ane_lines(bundle))
+    inspection = inspect_bundle(bundle)
+    assert_fits("inspect", inspection.as_json())
+    rows = {(row.precision, row.component): row.ane for row in inspection.artifacts}
+    rules = {broken.rule: broken for broken in rows["fp32", "unet"]}
+    assert rules["fp32"].places and rules["fp32"].rewrite and rules["fp32"].source
+    assert "fp32" not in {broken.rule for broken in rows["fp16", "unet"]}
+    assert any("coreml/fp32 unet: Neural Engine, fp32" in line for line in ane_lines(inspection))
 
 
 def rescaled_model():

@@ -24,7 +24,8 @@ from f2i_runtime.mil.judge.find_bad_op import find_bad_op
 from f2i_runtime.mil.judge.source_program import load_source
 from f2i_runtime.mil.judge.weight_audit import audit_weights, own_weights_error
 from f2i_runtime.photo.samples import sample_tiles
-from f2i_runtime.validation.validate import ValidateOptions, validate
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
 from mil_programs import WEIGHTS, attribute, edit, rehash
 
 FORCED, OWN = 1e-2, 1e-3
@@ -168,10 +169,10 @@ def test_a_quantized_bundle_is_validated_op_by_op_and_a_wrong_scale_falls(cache,
         source = tmp_path / name
     bundle = export_bundle(ExportOptions(str(source), tmp_path / "bundle", ("coreml",), ("w8a8", "w8", "p6")))
     report = validate(bundle, ValidateOptions(tiles=2, photos=0))
-    values = {gate["name"]: gate for gate in report.gates}
-    for name in ("coreml/w8a8 unet forced rel_l2", "coreml/w8 unet own_weights rel_l2", "coreml/p6 unet own_weights rel_l2"):
-        assert values[name]["passed"] and values[name]["value"] > 0
-    assert all(gate["passed"] for name, gate in values.items() if "changed" in name)
+    values = {gate.id: gate for gate in report.gates}
+    for name in ("coreml/w8a8 unet forced_rel_l2", "coreml/w8 unet own_weights_rel_l2", "coreml/p6 unet own_weights_rel_l2"):
+        assert values[name].passed and values[name].value > 0
+    assert all(gate.passed for gate in report.gates if gate.figure in ("changed_weights", "changed_attributes"))
     package = bundle.root / f"coreml/w8a8/{ENCODER}.mlpackage"
     shutil.copytree(package, tmp_path / "before.mlpackage")
     shutil.rmtree(package)
@@ -182,5 +183,5 @@ def test_a_quantized_bundle_is_validated_op_by_op_and_a_wrong_scale_falls(cache,
     bundle = open_bundle(bundle.root)
     assert verify(bundle)
     report = validate(bundle, ValidateOptions(precision="w8a8", tiles=1, photos=0))
-    failed = {gate["name"] for gate in report.gates if not gate["passed"]}
-    assert {f"coreml/w8a8 {ENCODER} forced rel_l2", f"coreml/w8a8 {ENCODER} changed attributes"} <= failed
+    failed = {gate.id for gate in report.failed()}
+    assert {f"coreml/w8a8 {ENCODER} forced_rel_l2", f"coreml/w8a8 {ENCODER} changed_attributes"} <= failed

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from f2i_runtime.errors import UsageError
-from f2i_runtime.text_files import read_text_file
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from f2i_runtime.records import Document, Record, VariantRow, read_document
+from f2i_runtime.targets import Variant
+from pydantic import Field
 
 from f2i_bench.core.verdict import compare, compare_counts, summarize
 
-SCHEMA = 1
+SCHEMA = 2
 MACHINE_MARGIN = 1.1
 """Two runs whose machine's own peak differs by more than this factor are not compared: the peak is the best of ten and repeats within 1 % when idle."""
-
-
-class Record(BaseModel):
-    """The base of the records, which are immutable and refuse unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Settings(Record):
@@ -72,11 +66,9 @@ class OpTime(Record):
     ns: int
 
 
-class Row(Record):
+class Row(VariantRow):
     """One component of one variant at one number of threads."""
 
-    target: str
-    precision: str
     component: str
     threads: int
     engine: str = ""
@@ -127,11 +119,9 @@ class Sample(Record):
     megahertz: float | None
 
 
-class Sustained(Record):
+class Sustained(VariantRow):
     """Results of running tiles without a pause."""
 
-    target: str
-    precision: str
     threads: int
     samples: tuple[Sample, ...]
     first_minute_ns: int
@@ -152,11 +142,9 @@ def sustained_run(target: str, precision: str, threads: int, samples: tuple[Samp
     )
 
 
-class Compared(Record):
-    """Returns a row's verdict against the baseline's row, by its time, or under emulation by its instructions."""
+class Compared(VariantRow):
+    """A row's verdict against the baseline's row, by its time, or under emulation by its instructions."""
 
-    target: str
-    precision: str
     component: str
     threads: int
     cpu_level: str | None = None
@@ -168,11 +156,9 @@ class Compared(Record):
     verdict: Literal["faster", "slower", "inconclusive"]
 
 
-class Prediction(Record):
+class Prediction(VariantRow):
     """A whole photo, predicted from per-tile figures; see :mod:`f2i_bench.host.photo_predictor`."""
 
-    target: str
-    precision: str
     threads: int
     megapixels: float
     tiles: int
@@ -186,10 +172,10 @@ class Prediction(Record):
     """(predicted - measured) ÷ measured seconds."""
 
 
-class BenchReport(Record):
+class BenchReport(Document):
     """Everything that one ``f2i bench`` measured."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     created: str
     device: Device
     versions: dict[str, str]
@@ -204,8 +190,6 @@ class BenchReport(Record):
     baseline: str | None = None
     compared: tuple[Compared, ...] = ()
     notes: tuple[str, ...] = ()
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
 
 def with_figures(row: Row) -> Row:
@@ -238,15 +222,13 @@ def with_baseline(report: BenchReport, baseline: BenchReport, source: str) -> Be
     return report.model_copy(update={"baseline": source, "compared": tuple(compared), "notes": report.notes + notes})
 
 
-def _key(row: Row) -> tuple[str, str, str, int, str | None]:
-    return row.target, row.precision, row.component, row.threads, row.cpu_level
+def _key(row: Row) -> tuple[Variant, str, int, str | None]:
+    return row.variant, row.component, row.threads, row.cpu_level
 
 
 def _compare_rows(before: Row, row: Row, disturbed: bool) -> list[Compared]:
     """The verdict on a row's instructions where both were counted, else on its time where both were timed, else nothing."""
-    same = {
-        "target": row.target,
-        "precision": row.precision,
+    same = row.variant._asdict() | {
         "component": row.component,
         "threads": row.threads,
         "cpu_level": row.cpu_level,
@@ -270,15 +252,5 @@ def _disturbed(report: BenchReport, baseline: BenchReport) -> dict[int, float]:
 
 
 def read_bench(path: Path) -> BenchReport:
-    """What ``f2i bench --json`` wrote. Raises UsageError with the first thing that is wrong."""
-    try:
-        return BenchReport.model_validate_json(read_text_file(path))
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}; expected what f2i bench --json writes (schema {SCHEMA})") from e
-
-
-def bench_json(report: BenchReport) -> dict[str, object]:
-    """Returns the report as a record that JSON can hold."""
-    return json.loads(report.model_dump_json(by_alias=True))
+    """Returns what ``f2i bench --json`` wrote. Raises UsageError with the first thing that is wrong."""
+    return read_document(path, BenchReport, "f2i bench --json")

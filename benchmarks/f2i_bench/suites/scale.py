@@ -15,7 +15,6 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from f2i_runtime.bundle.store import Bundle, open_bundle
@@ -130,8 +129,18 @@ def measure_start(bundle: Bundle, variant: tuple[str, str], folder: Path) -> tup
     return min(seconds), torch
 
 
-def gates(rows: list[Scaled], start: float, torch: bool) -> list[dict[str, Any]]:
-    """Returns the gates: name, value, limit, passed."""
+@dataclass(frozen=True)
+class ScaleGate:
+    """A figure that must not exceed its limit."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+
+
+def gates(rows: list[Scaled], start: float, torch: bool) -> list[ScaleGate]:
+    """Returns the gates of all sizes together and of the start of a command."""
     per_megapixel = [r.cpu_seconds / r.megapixels for r in rows]
     memory = [r.peak_rss_bytes for r in rows]
     found = [
@@ -142,7 +151,7 @@ def gates(rows: list[Scaled], start: float, torch: bool) -> list[dict[str, Any]]
         ("seconds of a whole command on one tile", start, START_SECONDS),
         ("torch imported", float(torch), 0.0),
     ]
-    return [{"name": name, "value": value, "limit": limit, "passed": value <= limit} for name, value, limit in found]
+    return [ScaleGate(name, value, limit, value <= limit) for name, value, limit in found]
 
 
 def main() -> None:
@@ -180,13 +189,13 @@ def _report(options: argparse.Namespace) -> None:
     judged = gates(rows, start, torch)
     _print(f"{bundle.manifest.name}, {variant[0]}/{variant[1]}, {options.threads} thread(s)", rows, judged)
     if options.json:
-        write_json(options.json, {"schema": 1, "sizes": [asdict(r) for r in rows], "gates": judged})
-    failed = [g["name"] for g in judged if not g["passed"]]
+        write_json(options.json, {"schema": 1, "sizes": [asdict(r) for r in rows], "gates": [asdict(g) for g in judged]})
+    failed = [g.name for g in judged if not g.passed]
     if failed:
         raise GateError(f"{len(failed)} of {len(judged)} gates failed: {'; '.join(failed)}")
 
 
-def _print(title: str, rows: list[Scaled], judged: list[dict[str, Any]]) -> None:
+def _print(title: str, rows: list[Scaled], judged: list[ScaleGate]) -> None:
     out = Console(width=None if sys.stdout.isatty() else 140)
     table = Table(title=title)
     for column in ("MP in", "MP out", "tiles", "seconds", "processor s", "processor s / MP", "around engines", "peak MB"):
@@ -196,7 +205,7 @@ def _print(title: str, rows: list[Scaled], judged: list[dict[str, Any]]) -> None
         table.add_row(f"{r.megapixels:g}", f"{4 * r.megapixels:g}", str(r.tiles), *figures, f"{r.peak_rss_bytes / 1e6:.0f}")
     out.print(table)
     for gate in judged:
-        out.print(f"{'passed' if gate['passed'] else 'FAILED'}  {gate['name']}: {gate['value']:.3g}, limit {gate['limit']:.3g}")
+        out.print(f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.value:.3g}, limit {gate.limit:.3g}")
 
 
 if __name__ == "__main__":

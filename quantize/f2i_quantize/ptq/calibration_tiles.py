@@ -10,7 +10,7 @@ import numpy as np
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
 from f2i_runtime.photo.photo_listing import photo_files
-from f2i_runtime.validation.validate import read_photo
+from f2i_runtime.photo.whole_photo import read_photo
 from numpy.typing import NDArray
 
 CANDIDATES = 8

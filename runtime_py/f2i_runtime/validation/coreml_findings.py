@@ -10,12 +10,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from f2i_runtime.bundle.manifest import SOURCE_SUFFIX, STATIC, Artifact
 from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.validation.results import BadOpRow, ChangedAttribute, Figure, KeptOps, OpError, finite
+
+if TYPE_CHECKING:
+    from f2i_runtime.mil.judge.op_errors import Comparison
 
 COMPRESSED = ("w8", "p8", "p6", "p4")
 """Precisions that change weights only."""
@@ -23,11 +27,12 @@ COMPRESSED = ("w8", "p8", "p6", "p4")
 
 @dataclass(frozen=True)
 class Finding:
-    """A figure that must not exceed its limit."""
+    """A figure that must not exceed its limit, and where it is worst."""
 
-    name: str
+    figure: Figure
     value: float
     limit: float
+    detail: str = ""
 
 
 def findings(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]]) -> list[Finding]:
@@ -45,17 +50,21 @@ def findings(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray
     from f2i_runtime.mil.judge.weight_audit import audit_weights, own_weights_error
 
     package, gates = bundle.artifact_path(artifact), bundle.manifest.gates
-    changed = sum(not item.exact for item in audit_weights(package, program).compared)
-    found = [Finding("changed weights", changed, 0), Finding("changed attributes", len(audit_attributes(package, program)), 0)]
+    weights = [item.parameter for item in audit_weights(package, program).compared if not item.exact]
+    attributes = [f"{item.attribute} of {item.where}" for item in audit_attributes(package, program)]
+    found = [
+        Finding("changed_weights", len(weights), 0, weights[0] if weights else ""),
+        Finding("changed_attributes", len(attributes), 0, attributes[0] if attributes else ""),
+    ]
     if artifact.precision in STATIC:
         worst = find_bad_op(package, program, inputs).worst
-        found.append(Finding("forced rel_l2", worst.rel_l2 if worst else math.nan, gates.forced_rel_l2))
+        found.append(Finding("forced_rel_l2", worst.rel_l2 if worst else math.nan, gates.forced_rel_l2, worst.name if worst else ""))
     if artifact.precision in COMPRESSED:
-        found.append(Finding("own_weights rel_l2", own_weights_error(package, program, inputs), gates.own_weights_rel_l2))
+        found.append(Finding("own_weights_rel_l2", own_weights_error(package, program, inputs), gates.own_weights_rel_l2))
     return found
 
 
-def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any] | None:
+def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[Any, Any]]) -> BadOpRow | None:
     """The first op of a Core ML package whose error leaves the expected band on ``inputs``, and the fewest to keep in float32.
 
     ``first`` and ``worst`` take each op by itself (its inputs are the reference's), ``first_accumulated`` lets errors grow, which is how a
@@ -75,63 +84,66 @@ def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[A
     kept = None
     if artifact.precision == "fp16" and gate is not None and own.sqnr_db < gate:
         found = keep_fp32(package, program, inputs, gate_db=gate)
-        kept = {
-            "ops": [f"{artifact.component}:{name}" for name in found.operations],
-            "before_db": _finite(found.before_db),
-            "sqnr_db": _finite(found.sqnr_db),
-            "reached": found.reached,
-        }
-    changed = [item for item in audit_weights(package, program).compared if not item.exact]
-    return {
-        "target": artifact.target,
-        "precision": artifact.precision,
-        "component": artifact.component,
-        "compared": own.matched,
-        "not_compared": own.unmatched,
-        "sqnr_db": _finite(own.sqnr_db),
-        "gate_db": gate,
-        "worst": _row(own.worst),
-        "first": _row(own.first),
-        "first_accumulated": _row(grown.first),
-        "keep_fp32": kept,
-        "changed_weights": [item.parameter for item in changed],
-        "changed_attributes": [
-            {"where": item.where, "module": item.module, "attribute": item.attribute, "package": item.package, "reference": item.reference}
+        kept = KeptOps(
+            ops=tuple(f"{artifact.component}:{name}" for name in found.operations),
+            before_db=finite(found.before_db),
+            sqnr_db=finite(found.sqnr_db),
+            reached=found.reached,
+        )
+    return BadOpRow(
+        target=artifact.target,
+        precision=artifact.precision,
+        component=artifact.component,
+        compared=own.matched,
+        not_compared=own.unmatched,
+        sqnr_db=finite(own.sqnr_db),
+        gate_db=gate,
+        worst=_op_error(own.worst),
+        first=_op_error(own.first),
+        first_accumulated=_op_error(grown.first),
+        keep_fp32=kept,
+        changed_weights=tuple(item.parameter for item in audit_weights(package, program).compared if not item.exact),
+        changed_attributes=tuple(
+            ChangedAttribute(
+                where=item.where,
+                module=item.module,
+                attribute=item.attribute,
+                package=str(item.package),
+                reference=str(item.reference),
+            )
             for item in audit_attributes(package, program)
-        ],
-    }
+        ),
+    )
 
 
-def describe(row: dict[str, Any]) -> list[str]:
-    """One located component for people, a line per finding."""
-    name = f"{row['target']}/{row['precision']} {row['component']}"
-    lines = [f"{name}: {row['compared']} ops compared, {row['not_compared']} without counterpart, SQNR {_db(row['sqnr_db'])} dB"]
-    for key, label in (
-        ("worst", "largest error of an op by itself"),
-        ("first", "first op out of its band by itself"),
-        ("first_accumulated", "first op out of band in the running program"),
+def describe(row: BadOpRow) -> list[str]:
+    """Returns one component's bad ops for people, a line per finding."""
+    name = f"{row.variant} {row.component}"
+    lines = [f"{name}: {row.compared} ops compared, {row.not_compared} without counterpart, SQNR {_db(row.sqnr_db)} dB"]
+    for found, label in (
+        (row.worst, "largest error of an op by itself"),
+        (row.first, "first op out of its band by itself"),
+        (row.first_accumulated, "first op out of band in the running program"),
     ):
-        found = row[key]
         if found is None:
             lines.append(f"  {label}: none")
             continue
         lines.append(
-            f"  {label}: {found['op']} '{found['name']}' in {found['module'] or 'the model itself'}: relative L2 {_db(found['rel_l2'], '.1e')},"
-            f" largest value {_db(found['magnitude'], '.4g')}, reference {found['reference_magnitude']:.4g},"
-            f" {found['overflowed']} overflowed, {found['underflowed']} underflowed"
+            f"  {label}: {found.op} '{found.name}' in {found.module or 'the model itself'}: relative L2 {_db(found.rel_l2, '.1e')},"
+            f" largest value {_db(found.magnitude, '.4g')}, reference {_db(found.reference_magnitude, '.4g')},"
+            f" {found.overflowed} overflowed, {found.underflowed} underflowed"
         )
-    if row["changed_weights"]:
-        lines.append(f"  weights that are not the program's: {', '.join(row['changed_weights'][:8])}")
+    if row.changed_weights:
+        lines.append(f"  weights that are not the program's: {', '.join(row.changed_weights[:8])}")
     lines += [
-        f"  attribute {item['attribute']} of {item['where']} is {item['package']}, the program says {item['reference']}"
-        for item in row["changed_attributes"]
+        f"  attribute {item.attribute} of {item.where} is {item.package}, the program says {item.reference}"
+        for item in row.changed_attributes
     ]
-    if row["keep_fp32"] is not None:
-        kept = row["keep_fp32"]
-        if kept["reached"]:
-            lines.append(f"  with {len(kept['ops'])} ops in fp32 SQNR is {_db(kept['sqnr_db'])} dB: --keep-fp32 {','.join(kept['ops'])}")
+    if (kept := row.keep_fp32) is not None:
+        if kept.reached:
+            lines.append(f"  with {len(kept.ops)} ops in fp32 SQNR is {_db(kept.sqnr_db)} dB: --keep-fp32 {','.join(kept.ops)}")
         else:
-            lines.append(f"  even with every op in fp32 SQNR is only {_db(kept['sqnr_db'])} dB: the fault is not precision")
+            lines.append(f"  even with every op in fp32 SQNR is only {_db(kept.sqnr_db)} dB: the fault is not precision")
     return lines
 
 
@@ -146,25 +158,21 @@ def _source(bundle: Bundle, artifact: Artifact) -> Any:
     return load_source(package, reference)
 
 
-def _row(found: Any) -> dict[str, Any] | None:
+def _op_error(found: Comparison | None) -> OpError | None:
     if found is None:
         return None
-    return {
-        "op": found.operation,
-        "name": found.name,
-        "where": found.where,
-        "module": found.module,
-        "node": found.node,
-        "rel_l2": _finite(found.rel_l2),
-        "magnitude": _finite(found.magnitude),
-        "reference_magnitude": _finite(found.reference_magnitude),
-        "overflowed": found.overflowed,
-        "underflowed": found.underflowed,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return OpError(
+        op=found.operation,
+        name=found.name,
+        where=found.where,
+        module=found.module,
+        node=found.node,
+        rel_l2=finite(found.rel_l2),
+        magnitude=finite(found.magnitude),
+        reference_magnitude=finite(found.reference_magnitude),
+        overflowed=found.overflowed,
+        underflowed=found.underflowed,
+    )
 
 
 def _db(value: float | None, form: str = ".1f") -> str:

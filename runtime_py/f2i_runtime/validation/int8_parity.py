@@ -8,53 +8,51 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from f2i_runtime.bundle.manifest import STATIC
+from f2i_runtime.bundle.manifest import STATIC, Gates
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.quantized_layers import QuantizedLayer
 from f2i_runtime.engines.session import ENGINES
 from f2i_runtime.errors import MissingPackageError
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, relative_l2
-from f2i_runtime.pipeline import REFERENCE, Pipeline, open_pipeline
+from f2i_runtime.pipeline import REFERENCE, open_pipeline
+from f2i_runtime.targets import CPU, Variant
+from f2i_runtime.validation.reference_run import ReferenceRun, stitch
+from f2i_runtime.validation.results import ComponentRow, Gate, LayerRow, Rows, Subject, finite, gate
 
 Array = np.ndarray[Any, Any]
-Gate = tuple[str, float, float, bool]
-"""Name, value, limit, and whether the value must be at least the limit."""
+Crops = Mapping[str, Array]
+"""Photo's name → stitched result, float32 (h, w, 3)."""
 
 LOSSLESS_DB = 90.0
 """A component whose QDQ program is this close to the reference is float: there is no rounding to compare."""
 LAYER_PACKAGES = {"onnx": ("onnx", "onnx"), "tflite": ("ai_edge_litert", "run-tflite")}
 """Targets whose artifacts can be taken apart into layers → the package that this needs, and the extra that installs it."""
+SIMULATED = "simulated"
+"""How reports call the QDQ programs where they are compared with engines."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Simulated:
-    """What the QDQ programs of one precision gave on the tiles and crops of a validation, and what engines gave so far."""
+    """What the QDQ programs of one precision gave on the tiles and crops of a validation."""
 
     precision: str
     sqnr_db: dict[str, float]
     layers: dict[str, list[QuantizedLayer]]
-    photos: dict[str, dict[str, Array]] = field(default_factory=dict)
-    """Target → photo's name → stitched result; ``torch`` is the QDQ programs' own."""
+    crops: dict[str, Array]
 
 
-def simulate(
-    bundle: Bundle,
-    precision: str,
-    expected: Sequence[Mapping[str, Array]],
-    crops: Sequence[tuple[str, Array]],
-    stitch: Callable[[Pipeline, Array], Array],
-    threads: int,
-) -> Simulated | None:
-    """Run the QDQ programs of ``precision``; None where the bundle holds none.
+def simulate(bundle: Bundle, precision: str, truth: ReferenceRun, threads: int) -> Simulated | None:
+    """Run the QDQ programs of ``precision`` on what the reference was given; None where the bundle has none.
 
-    ``expected``: all tensors of the reference per tile; ``crops``: photos to stitch with ``stitch``. Raises BundleError, MissingPackageError, ToolchainError.
+    Raises BundleError, MissingPackageError, ToolchainError.
     """
     if not all(precision in component.simulated for component in bundle.manifest.components.values()):
         return None
@@ -64,54 +62,73 @@ def simulate(
         sqnr, layers = {}, {}
         for call in bundle.manifest.dataflow:
             sums = ErrorSums()
-            for tensors in expected:
+            for tensors in truth.tiles:
                 sums.update(tensors[call.result], pipeline.run(call.component, {a: tensors[t] for a, t in call.inputs.items()}))
             sqnr[call.component] = sums.sqnr_db()
-            inputs = {a: expected[0][t] for a, t in call.inputs.items()}
+            inputs = {a: truth.tiles[0][t] for a, t in call.inputs.items()}
             layers[call.component] = quantized_layers(cast(TorchSession, pipeline.sessions[call.component]), inputs)
-        photos = {name: stitch(pipeline, crop) for name, crop in crops}
-    return Simulated(precision, sqnr, layers, {REFERENCE[0]: photos})
+        crops = {crop.name: stitch(pipeline, crop.lr)[0] for crop in truth.crops}
+    return Simulated(precision, sqnr, layers, crops)
 
 
-def photos_beside(simulated: Simulated, target: str, photos: Mapping[str, Array]) -> dict[str, dict[str, float]]:
-    """PSNR in dB of an engine's photos to those of the QDQ programs (``simulated``) and of every engine before it: photo's name → engine → figure.
+def component_gaps(simulated: Simulated, variant: Variant, rows: Iterable[ComponentRow], limits: Gates) -> tuple[Gate, ...]:
+    """Returns a gate per quantized component: how far its SQNR is from that of the QDQ program its artifact was lowered from."""
+    gates = []
+    for row in rows:
+        alone = simulated.sqnr_db[row.component]
+        if alone > LOSSLESS_DB or (variant.target == "coreml" and simulated.precision not in STATIC):
+            continue  # of int8 weights alone Core ML loses less than its fp16 ops do: `own_weights_rel_l2` asks for more than this gate could
+        gap = math.nan if row.sqnr_db is None else abs(row.sqnr_db - alone)
+        limit = limits.simulated_sqnr_gap_db[variant.target]  # type: ignore[index]
+        gates.append(gate(Subject(variant, component=row.component), "simulated_sqnr_gap_db", gap, limit))
+    return tuple(gates)
 
-    Keeps ``photos`` for the engines that come after.
+
+def layer_parity(simulated: Simulated, variant: Variant, bundle: Bundle) -> Rows:
+    """Returns a row per int8 layer, and per component two gates: all layers are int8 in the artifact, and the worst gives what its QDQ program's gives.
+
+    Nothing where the target's artifacts cannot be taken apart. Raises MissingPackageError, ToolchainError.
     """
+    if variant.target not in LAYER_PACKAGES:
+        return Rows()
+    rows: list[LayerRow] = []
+    gates: list[Gate] = []
+    for component, layers in simulated.layers.items():
+        artifact = bundle.manifest.artifact(component, variant.target, variant.precision)
+        errors = layer_errors(variant.target, bundle.artifact_path(artifact), layers)
+        rows += [
+            LayerRow(**variant._asdict(), component=component, layer=n.name, op=n.op, rel_l2=finite(errors.get(n.name))) for n in layers
+        ]
+        subject, missing = Subject(variant, component=component), [layer.name for layer in layers if layer.name not in errors]
+        gates.append(gate(subject, "layers_not_int8", len(missing), 0, missing[0] if missing else ""))
+        if errors:
+            worst = max(errors, key=errors.__getitem__)
+            gates.append(gate(subject, "layer_rel_l2", errors[worst], bundle.manifest.gates.layer_rel_l2, worst))
+    return Rows(layers=tuple(rows), gates=tuple(gates))
+
+
+def engine_agreement(
+    variant: Variant, crops: Crops, simulated: Crops, others: Sequence[tuple[Variant, Crops]], limits: Gates
+) -> tuple[dict[str, dict[str, float | None]], tuple[Gate, ...]]:
+    """Compares an engine's crops with those of the QDQ programs and of the engines in ``others``, which have the same precision.
+
+    Returns photo's name → engine → PSNR in dB of values in [0, 1] (None where there is no error), and a gate per engine on the worst photo.
+    """
+    beside = {SIMULATED: simulated} | {_engine(other): images for other, images in others}
     figures = {
-        name: {
-            "simulated" if other == REFERENCE[0] else other: psnr_db(np.clip(results[name], 0, 1), np.clip(photo, 0, 1))
-            for other, results in simulated.photos.items()
-        }
-        for name, photo in photos.items()
+        name: {other: psnr_db(np.clip(images[name], 0, 1), np.clip(crop, 0, 1)) for other, images in beside.items()}
+        for name, crop in crops.items()
     }
-    simulated.photos[target] = dict(photos)
-    return figures
+    gates: list[Gate] = []
+    if limits.engines_psnr_db is not None and crops:
+        for other in beside:
+            worst = min(figures, key=lambda name: figures[name][other])
+            gates.append(gate(Subject(variant, other=other), "engines_psnr_db", figures[worst][other], limits.engines_psnr_db, worst))
+    return {name: {other: finite(value) for other, value in row.items()} for name, row in figures.items()}, tuple(gates)
 
 
-def judge(
-    simulated: Simulated, pipeline: Pipeline, sqnr_db: Mapping[str, float | None], beside: Mapping[str, Mapping[str, float]]
-) -> Iterator[Gate]:
-    """The gates of one engine: its SQNR per component, its layers, and its photos as :func:`photos_beside` compared them."""
-    gates, label = pipeline.bundle.manifest.gates, f"{pipeline.target}/{pipeline.precision}"
-    for component, alone in simulated.sqnr_db.items():
-        if alone > LOSSLESS_DB or (pipeline.target == "coreml" and simulated.precision not in STATIC):
-            continue  # of int8 weights alone Core ML loses less than its fp16 ops do: `own_weights` holds it to more than this gate could
-        value = sqnr_db[component]
-        gap = float("nan") if value is None else abs(value - alone)
-        yield f"{label} {component} sqnr_db from simulated", gap, gates.simulated_sqnr_gap_db[pipeline.target], False  # type: ignore[index]
-    if pipeline.target in LAYER_PACKAGES:
-        for component, layers in simulated.layers.items():
-            artifact = pipeline.bundle.manifest.artifact(component, pipeline.target, pipeline.precision)
-            errors = layer_errors(pipeline.target, pipeline.bundle.artifact_path(artifact), layers)
-            missing = len(layers) - len(errors)
-            yield f"{label} {component} layers not int8 in the artifact", missing, 0, False
-            if errors:
-                worst = max(errors, key=errors.__getitem__)
-                yield f"{label} {component} layer rel_l2, worst {worst}", errors[worst], gates.layer_rel_l2, False
-    if gates.engines_psnr_db is not None:
-        for other in dict.fromkeys(other for figures in beside.values() for other in figures):
-            yield f"{label} photo psnr_db to {other}", min(f[other] for f in beside.values()), gates.engines_psnr_db, True
+def _engine(variant: Variant) -> str:
+    return variant.target if variant.accelerator == CPU else f"{variant.target}/{variant.accelerator}"
 
 
 def layer_errors(target: str, path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, float]:

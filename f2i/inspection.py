@@ -1,0 +1,66 @@
+"""What ``f2i inspect --json`` says, as typed records: each artifact's size, its ops and where they run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from f2i_runtime.bundle.manifest import Fallback
+from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.records import Document, VariantRow
+from pydantic import Field
+
+from f2i.neural_engine import BrokenRule, ane_findings
+
+
+class ArtifactRow(VariantRow):
+    """One component lowered to one variant. A figure is null where the target has no delegate or the figure needs the device."""
+
+    component: str
+    bytes: int
+    ops: int
+    delegated_share: float | None
+    partitions: int | None
+    fallbacks: tuple[Fallback, ...]
+    """Ops that stay outside the delegate."""
+    ane: tuple[BrokenRule, ...] | None
+    """Rules of the Neural Engine that the program breaks; null for other targets, and where coremltools is not installed."""
+
+
+class Inspection(Document):
+    """One bundle, inspected. Made by :func:`inspect_bundle`."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    artifacts: tuple[ArtifactRow, ...]
+
+
+def inspect_bundle(bundle: Bundle) -> Inspection:
+    """Returns a row per artifact, in the manifest's order. Raises BundleError, MilError."""
+    return Inspection(
+        artifacts=tuple(
+            ArtifactRow(
+                target=a.target,
+                precision=a.precision,
+                component=a.component,
+                bytes=a.bytes,
+                ops=a.delegation.ops,
+                delegated_share=a.delegation.delegated_share,
+                partitions=a.delegation.partitions,
+                fallbacks=a.delegation.fallbacks,
+                ane=ane_findings(bundle, a),
+            )
+            for a in bundle.manifest.artifacts
+        )
+    )
+
+
+def ane_lines(inspection: Inspection) -> list[str]:
+    """Returns the rules of the Neural Engine that are broken, for people: a line for each rule and artifact, with the first place."""
+    lines = []
+    for artifact in inspection.artifacts:
+        for rule in artifact.ane or ():
+            others = f" and {len(rule.places) - 1} more" if len(rule.places) > 1 else ""
+            name = f"{artifact.variant} {artifact.component}"
+            lines.append(
+                f"{name}: Neural Engine, {rule.rule}: {rule.places[0].where}{others}: {rule.reason}; {rule.rewrite} [{rule.source}]"
+            )
+    return lines

@@ -1,0 +1,39 @@
+"""What ``f2i validate`` is asked: the bundle's variants, the photos, and how many tiles of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.errors import UsageError
+from f2i_runtime.targets import Variant
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """What to validate with. Defaults: 16 tiles and two photos from those scikit-image ships, every variant of the bundle."""
+
+    images: Path | None = None
+    ground_truth: Path | None = None
+    against: Bundle | None = None
+    target: str | None = None
+    precision: str | None = None
+    tiles: int = 16
+    photos: int = 2
+    photo_side: float = 2.5
+    """Side of the stitched crops, in tiles."""
+    threads: int = 0
+    seed: int = 0
+    find_bad_op: bool = False
+    """Walk every Core ML program beside the one it was converted from; see :mod:`f2i_runtime.validation.coreml_findings`."""
+
+
+def chosen_variants(bundle: Bundle, options: ValidateOptions) -> list[Variant]:
+    """Returns every complete variant that the options select. Raises UsageError when there is none."""
+    variants = [Variant(*v) for v in bundle.manifest.variants()]
+    chosen = [v for v in variants if options.target in (None, v.target) and options.precision in (None, v.precision)]
+    if not chosen:
+        have = ", ".join(map(str, variants)) or "no complete variant"
+        raise UsageError(f"{bundle.root}: nothing to validate for that target and precision; the bundle has {have}")
+    return chosen
