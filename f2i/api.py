@@ -26,7 +26,7 @@ from f2i_runtime.bundle import store
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import MissingPackageError
 from f2i_runtime.pipeline import PhotoOptions, Pipeline, choose_variant, open_pipeline, upscale_image, upscale_photo
-from f2i_runtime.targets import REFERENCE
+from f2i_runtime.targets import Selection
 from f2i_runtime.targets import targets as known_targets
 
 if TYPE_CHECKING:
@@ -90,12 +90,16 @@ def open_bundle(path: str | PathLike[str]) -> Bundle:
     return store.open_bundle(Path(path))
 
 
-def open_engine(bundle: Bundle, *, target: str | None = None, precision: str | None = None, threads: int = 0) -> Pipeline:
+def open_engine(
+    bundle: Bundle, *, target: str | None = None, precision: str | None = None, accelerator: str | None = None, threads: int = 0
+) -> Pipeline:
     """Loads every component of one variant of a bundle into its engine: to upscale several images without loading again.
 
     Args:
-        target: a target of the bundle, or ``"torch"`` for the full-precision reference; None takes what the bundle has.
-        precision: such as ``"fp16"``; None takes the first that the target has in the bundle.
+        target: a target of the bundle, or ``"torch"`` for the full-precision reference; None takes the fastest engine of this
+            machine that the bundle has an artifact for.
+        precision: such as ``"fp16"``; None takes a float precision where the bundle has one. With ``"torch"`` an integer precision runs the QDQ programs.
+        accelerator: such as ``"cpu"``; None takes what the bundle has.
         threads: of the engine; 0 takes its default.
 
     Returns:
@@ -106,9 +110,7 @@ def open_engine(bundle: Bundle, *, target: str | None = None, precision: str | N
         MissingPackageError: the engine is not installed.
         ToolchainError: the engine refuses the file.
     """
-    if target == REFERENCE.target:
-        return open_pipeline(bundle, REFERENCE.target, precision or REFERENCE.precision, threads=threads)
-    return open_pipeline(bundle, *choose_variant(bundle, target, precision), threads=threads)
+    return open_pipeline(bundle, choose_variant(bundle, Selection(target, precision, accelerator)), threads=threads)
 
 
 def upscale(model: Bundle | Pipeline, image: np.ndarray, options: PhotoOptions | None = None) -> np.ndarray:

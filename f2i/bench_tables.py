@@ -31,7 +31,7 @@ def bench_table(report: BenchReport) -> Table:
         if r.status != "ok" and not device.emulated:
             continue
         cells = {
-            "variant": f"{r.target}/{r.precision}",
+            "variant": str(r.variant),
             "component": r.component,
             "threads": str(r.threads),
             "median ms": _ms(r.median_ns),
@@ -62,18 +62,18 @@ def bench_notes(report: BenchReport) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for r in report.rows:
         if r.status != "ok":
-            reasons.setdefault(f"{r.status}: {r.reason}", []).append(f"{r.target}/{r.precision}")
+            reasons.setdefault(f"{r.status}: {r.reason}", []).append(str(r.variant))
     lines += [f"{', '.join(dict.fromkeys(which))} {reason}" for reason, which in reasons.items()]
     for s in report.sustained:
         change = s.last_minute_ns / s.first_minute_ns - 1
         lines.append(
-            f"sustained {s.target}/{s.precision}, {s.threads} threads: first minute {_ms(s.first_minute_ns)} ms a tile, "
+            f"sustained {s.variant}, {s.threads} threads: first minute {_ms(s.first_minute_ns)} ms a tile, "
             f"last {_ms(s.last_minute_ns)} ({change:+.0%})"
         )
     for p in report.predictions:
         checked = f"; measured {p.measured_seconds:.1f} s, error {p.error:+.0%}" if p.measured_seconds and p.error is not None else ""
         lines.append(
-            f"{p.megapixels:g} MP on {p.target}/{p.precision}, {p.threads} threads: {p.tiles} tiles, {p.seconds:.0f} s, "
+            f"{p.megapixels:g} MP on {p.variant}, {p.threads} threads: {p.tiles} tiles, {p.seconds:.0f} s, "
             f"{p.peak_rss_bytes / 1e6:.0f} MB, {p.core_seconds:.0f} core seconds{checked}"
         )
     return lines + list(report.notes)
@@ -90,7 +90,7 @@ def compared_table(report: BenchReport) -> Table:
         interval = f"{c.low:.3f} … {'∞' if c.high is None else format(c.high, '.3f')}"
         word = f"[{colours[c.verdict]}]{c.verdict}[/]"
         at = f"{c.cpu_level}, {c.measure}" if c.cpu_level else str(c.threads)
-        table.add_row(f"{c.target}/{c.precision}", c.component, at, f"{c.ratio:.3f}", interval, word)
+        table.add_row(str(c.variant), c.component, at, f"{c.ratio:.3f}", interval, word)
     return table
 
 

@@ -12,12 +12,12 @@ from f2i_quantize.models import checkpoint
 from f2i_quantize.ptq import quantized
 from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
 from f2i_quantize.ptq.recipe import Recipe, load_recipe
-from f2i_runtime.bundle.manifest import FLOAT
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.files import atomic_file, write_json
 from f2i_runtime.photo.resample import resize
 from f2i_runtime.photo.samples import load_rgb, sample_photo
-from f2i_runtime.pipeline import REFERENCE, open_pipeline, upscale_photo
+from f2i_runtime.pipeline import open_pipeline, upscale_photo
+from f2i_runtime.targets import FLOAT, REFERENCE
 from f2i_runtime.validation.results import Report
 from f2i_runtime.validation.validate import validate
 from f2i_runtime.validation.validate_options import ValidateOptions
@@ -57,10 +57,11 @@ def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
     bundle = export_bundle(ExportOptions(calibrated, options.out / "bundle", options.targets, options.precisions), steps.event)
     write_json(options.out / "inspect.json", inspect_bundle(bundle).as_json())
     upscaled = []
-    for target, precision in [REFERENCE, *bundle.manifest.variants()]:
-        path = options.out / f"{source.stem}_{target}_{precision}.png"
-        with open_pipeline(bundle, target, precision) as pipeline:
-            upscale_photo(pipeline, source, path, progress=steps.counter(f"photo through {target} {precision}"))
+    for variant in [REFERENCE, *bundle.manifest.variants()]:
+        name = str(variant)
+        path = options.out / f"{source.stem}_{name.replace('/', '_')}.png"
+        with open_pipeline(bundle, variant) as pipeline:
+            upscale_photo(pipeline, source, path, progress=steps.counter(f"photo through {name.replace('/', ' ')}"))
         upscaled.append(path)
     before_after(source, upscaled[-1], options.out / "before_after.png")
     images = ReportImages()

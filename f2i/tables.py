@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from f2i_runtime.targets import find_target
 from rich.table import Table
 
 from f2i.result_views import variant_summaries
@@ -69,7 +70,7 @@ def doctor_table(data: dict[str, Any]) -> Table:
         table.add_column(column)
     for name, install in data["install"].items():
         cells = [("yes" if data[what][name] else f"pip install '{install[what]}'") for what in ("export", "run")]
-        table.add_row(name, cells[0], cells[1] + (f" ({data['coreml_engine']})" if name == "coreml" else ""))
+        table.add_row(name, cells[0], cells[1] + ("" if find_target(name).native_here else f" ({data['engine'][name]})"))
     return table
 
 

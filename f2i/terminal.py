@@ -29,6 +29,7 @@ CheckpointArgument = Annotated[
 Targets = Annotated[str, typer.Option("--target", help="One or more of coreml, executorch, tflite and onnx, separated by commas.")]
 Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas, for example fp16,w8a8.")]
 OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
+OneAccelerator = Annotated[str | None, typer.Option("--accelerator", help="Use only this accelerator, such as cpu.")]
 OnePrecision = Annotated[str | None, typer.Option("--precision", help="Use only this precision.")]
 Images = Annotated[
     Path | None, typer.Option("--images", metavar="DIR", help="A folder of photos. Default: the photos that scikit-image ships.")

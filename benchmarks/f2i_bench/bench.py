@@ -10,6 +10,7 @@ from pathlib import Path
 
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import GateError, ToolchainError, UsageError
+from f2i_runtime.targets import EVERYTHING, Selection, find_target
 
 from f2i_bench.core.protocol import BenchReport, Settings
 
@@ -23,8 +24,7 @@ class BenchOptions:
     """The options of ``f2i bench``; see ``f2i bench --help``."""
 
     device: str = "host"
-    target: str | None = None
-    precision: str | None = None
+    only: Selection = EVERYTHING
     warmup: int = 10
     runs: int = 50
     seconds: float | None = None
@@ -48,7 +48,7 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
         warmup=options.warmup,
         runs=options.runs,
         rounds=min(10, options.runs),
-        seconds=options.seconds or _share(bundle, options.target, options.precision, len(threads)),
+        seconds=options.seconds or _share(bundle, options.only, len(threads)),
         threads=threads,
         sustained_minutes=options.sustained,
         max_temp_celsius=options.max_temp,
@@ -57,28 +57,28 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
     if kind == "apple":
         from f2i_bench.devices.apple.apple_mac import bench_apple
 
-        return [bench_apple(bundle, settings, precision=options.precision)]
+        return [bench_apple(bundle, settings, only=options.only)]
     from f2i_bench.host.host_bench import bench_host
     from f2i_bench.host.photo_predictor import with_predictions
 
     if kind == "arm64":
         from f2i_bench.devices.arm64.arm64_bench import bench_arm64
 
-        return [bench_arm64(bundle, settings, target=options.target, precision=options.precision, progress=progress)]
+        return [bench_arm64(bundle, settings, only=options.only, progress=progress)]
     if kind == "adb":
         from f2i_bench.devices.android.android_bench import AdbOptions, bench_android
         from f2i_bench.devices.android.native_runners import open_runners
 
         with tempfile.TemporaryDirectory() as folder:
             where = AdbOptions(serials=(serial,) if serial else (), runners=open_runners(options.runners, Path(folder)))
-            return bench_android(bundle, settings, where, target=options.target, precision=options.precision, progress=progress)
-    report = bench_host(bundle, settings, target=options.target, precision=options.precision, progress=progress)
+            return bench_android(bundle, settings, where, only=options.only, progress=progress)
+    report = bench_host(bundle, settings, only=options.only, progress=progress)
     return [with_predictions(bundle, report, megapixels)]
 
 
-def _share(bundle: Bundle, target: str | None, precision: str | None, threads: int) -> float:
+def _share(bundle: Bundle, only: Selection, threads: int) -> float:
     """Returns the seconds that a row may take where none are given: an equal share of :data:`ALL_SECONDS`, at most :data:`ROW_SECONDS`."""
-    timed = [v for v in bundle.manifest.variants() if v[0] != "coreml" and target in (None, v[0]) and precision in (None, v[1])]
+    timed = [v for v in bundle.manifest.variants(only) if find_target(v.target).native_here]
     return min(ROW_SECONDS, round(ALL_SECONDS / max(1, len(timed) * len(bundle.manifest.components) * threads), 1))
 
 
@@ -96,9 +96,7 @@ def end_bench(reports: list[BenchReport]) -> None:
     if failed:
         r = failed[0]
         where = f" on {r.cpu_level}" if r.cpu_level else ""
-        raise GateError(
-            f"{len(failed)} of {len(rows)} rows failed their gate; first: {r.target}/{r.precision} {r.component}{where}: {r.reason}"
-        )
+        raise GateError(f"{len(failed)} of {len(rows)} rows failed their gate; first: {r.variant} {r.component}{where}: {r.reason}")
     if rows and all(row.status == "failed" for row in rows):
         raise ToolchainError(component="every row", target=rows[0].target, stage="bench", reason=rows[0].reason)
 

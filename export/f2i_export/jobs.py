@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from f2i_export.lowering import TARGETS
+from f2i_runtime.targets import CPU, Variant, find_target
 
 SOURCES = (
     "export/f2i_export/qdq_programs.py",
@@ -52,17 +52,23 @@ class Job:
     options: tuple[tuple[str, str], ...] = ()
     quantization: str = ""
     """Hash of the checkpoint's quantization to this precision; empty for float."""
+    accelerator: str = CPU
+
+    @property
+    def variant(self) -> Variant:
+        """What a lowering makes."""
+        return Variant(self.target, self.precision, self.accelerator)
 
     @property
     def label(self) -> str:
         """For people."""
         if self.kind == "lower":
-            return f"{self.component} → {self.target} {self.precision}"
+            return f"{self.component} → {str(self.variant).replace('/', ' ')}"
         return "reference" if self.kind == "reference" else f"QDQ programs {self.precision}"
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of the packages whose output this job's result is."""
-        names = TARGETS[self.target].distributions if self.kind == "lower" else REFERENCE_DISTRIBUTIONS
+        names = find_target(self.target).distributions if self.kind == "lower" else REFERENCE_DISTRIBUTIONS
         return {name: _version(name) for name in names}
 
     def key(self) -> str:

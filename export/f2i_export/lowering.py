@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from f2i_runtime.bundle.manifest import FLOAT, Delegation
+from f2i_runtime.bundle.manifest import Delegation
 from f2i_runtime.errors import MissingPackageError, ToolchainError, UsageError
+from f2i_runtime.targets import FLOAT
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

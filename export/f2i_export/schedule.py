@@ -18,9 +18,9 @@ import psutil
 from f2i_runtime.child_process import python_child
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.files import atomic_directory, cache_root, exclusive_lock
+from f2i_runtime.targets import find_target
 
 from f2i_export.jobs import RESULT, Job
-from f2i_export.lowering import TARGETS
 
 GIB = 1 << 30
 
@@ -62,7 +62,7 @@ def needed_bytes(job: Job, weight_bytes: int) -> int:
     """Estimated peak memory of a job's child, from measurements per target."""
     if job.kind != "lower":
         return int(1.2 * GIB + 3.0 * weight_bytes)
-    target = TARGETS[job.target]
+    target = find_target(job.target)
     return int(target.ram_base_gib * GIB + target.ram_factor * weight_bytes)
 
 

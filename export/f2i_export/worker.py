@@ -232,7 +232,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     delegate = dict(job.options).get("delegate", "xnnpack")
     parity = None
     if delegate == "xnnpack" or job.target != "executorch":
-        session = engines.open_session(job.target, path, component=job.component, inputs=component.inputs)
+        session = engines.open_session(job.variant, path, component=job.component, inputs=component.inputs)
         sums = ErrorSums()
         for inputs, expected in cases:
             sums.update(expected, session.run(inputs))

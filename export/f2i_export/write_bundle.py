@@ -16,7 +16,6 @@ from f2i_quantize.models.whole_model import build_components
 from f2i_quantize.ptq import quantized
 from f2i_runtime import __version__
 from f2i_runtime.bundle.manifest import (
-    FLOAT,
     STATIC,
     Artifact,
     Call,
@@ -37,6 +36,7 @@ from f2i_runtime.bundle.manifest import (
 from f2i_runtime.bundle.store import MANIFEST, Bundle, file_record, open_bundle, tree_records
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import atomic_directory, exclusive_lock
+from f2i_runtime.targets import FLOAT
 
 from f2i_export.jobs import RESULT, Job
 from f2i_export.lowering import TARGETS, check_target
@@ -204,7 +204,7 @@ def _assemble(options: ExportOptions, reference_job: Job, reference: Path, resul
         if job.kind != "lower":
             continue
         result = json.loads((result_folder / RESULT).read_text())
-        place = root / job.target / job.precision
+        place = root / str(job.variant)
         place.mkdir(parents=True, exist_ok=True)
         for entry in sorted(result_folder.iterdir()):
             if entry.name != RESULT:
@@ -264,8 +264,9 @@ def _artifact(job: Job, result: dict[str, Any], root: Path, place: Path) -> Arti
     files = tree_records(root, path) + tuple(file_record(root, p) for p in extra)
     return Artifact(
         component=job.component,
-        target=job.target,  # type: ignore[arg-type]
+        target=job.target,
         precision=job.precision,  # type: ignore[arg-type]
+        accelerator=job.accelerator,
         path=path.relative_to(root).as_posix(),
         files=files,
         options=dict(job.options),

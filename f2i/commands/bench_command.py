@@ -9,7 +9,7 @@ import typer
 from f2i_runtime.files import write_json
 
 from f2i.progress import Steps
-from f2i.terminal import BundleArgument, JsonFile, OnePrecision, OneTarget, err, out
+from f2i.terminal import BundleArgument, JsonFile, OneAccelerator, OnePrecision, OneTarget, err, out
 
 
 def bench(
@@ -17,6 +17,7 @@ def bench(
     device: Annotated[str, typer.Option(help="host, arm64, adb, adb:SERIAL or apple.")] = "host",
     target: OneTarget = None,
     precision: OnePrecision = None,
+    accelerator: OneAccelerator = None,
     warmup: Annotated[int, typer.Option(min=0, help="The number of runs before the first one that is timed.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="The number of timed runs, in ten rounds that alternate with the other variants.")] = 50,
     seconds: Annotated[
@@ -50,10 +51,12 @@ def bench(
     from f2i_bench.bench import BenchOptions, end_bench, json_path, run_bench
     from f2i_bench.core.protocol import read_bench, with_baseline
     from f2i_runtime.bundle.store import open_bundle
+    from f2i_runtime.targets import Selection
 
     from f2i.bench_tables import bench_notes, bench_table, compared_table
 
-    options = BenchOptions(device, target, precision, warmup, runs, seconds, threads, sustained, max_temp, megapixels, tuple(runner or ()))
+    only = Selection(target, precision, accelerator)
+    options = BenchOptions(device, only, warmup, runs, seconds, threads, sustained, max_temp, megapixels, tuple(runner or ()))
     before = read_bench(baseline) if baseline else None
     with Steps(err) as steps:
         reports = run_bench(open_bundle(bundle), options, steps.count)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from f2i.terminal import BundleArgument, OnePrecision, RayAddress, Threads, err, out
+from f2i.terminal import BundleArgument, OneAccelerator, OnePrecision, RayAddress, Threads, err, out
 
 
 def run(
@@ -16,8 +16,11 @@ def run(
     out_path: Annotated[
         Path, typer.Option("--out", metavar="PATH", help="A file for one photo, a folder for several.", show_default=False)
     ],
-    target: Annotated[str | None, typer.Option(help="coreml, executorch, tflite or onnx; torch runs the reference.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="A target of the bundle; torch runs the reference. Default: the fastest engine here.")
+    ] = None,
     precision: OnePrecision = None,
+    accelerator: OneAccelerator = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="The quality of JPEG, WebP and AVIF files.")] = 95,
     bit_depth: Annotated[int | None, typer.Option(help="8 or 16. Default: the bit depth of the photo.")] = None,
     overlap: Annotated[
@@ -40,12 +43,15 @@ def run(
     """
     from f2i_runtime.bundle.manifest import parse_color_fix
     from f2i_runtime.bundle.store import open_bundle
-    from f2i_runtime.pipeline import REFERENCE, PhotoOptions, choose_variant
+    from f2i_runtime.pipeline import PhotoOptions, choose_variant, why_chosen
+    from f2i_runtime.targets import Selection
     from f2i_runtime.tiling.tile_plan import parse_overlap
 
     from f2i.commands.upscale_photos import AlbumOptions, upscale_all
 
     opened = open_bundle(bundle)
-    variant = REFERENCE if target == "torch" else choose_variant(opened, target, precision)
+    variant = choose_variant(opened, Selection(target, precision, accelerator))
+    if target is None:
+        err.print(why_chosen(variant), style="dim", soft_wrap=True)
     given = PhotoOptions(quality, bit_depth, parse_overlap(overlap), parse_color_fix(color_fix))
     upscale_all(opened, photos, out_path, AlbumOptions(variant, given, threads, output_format, ray, workers), out, err)

@@ -14,6 +14,7 @@ from f2i_runtime.files import make_folder
 from f2i_runtime.photo.photo_listing import LIST_SUFFIX
 from f2i_runtime.photo.writer import WRITABLE
 from f2i_runtime.pipeline import PhotoOptions, measured_overlap, open_pipeline, upscale_photo
+from f2i_runtime.targets import Variant
 from rich.console import Console
 
 from f2i.progress import Steps
@@ -21,12 +22,12 @@ from f2i.progress import Steps
 
 @dataclass(frozen=True)
 class AlbumOptions:
-    """How photos are upscaled. ``variant`` is (target, precision), ``threads`` the engine's threads (0: its default), ``ray`` a cluster's address.
+    """How photos are upscaled. ``threads`` the engine's threads (0: its default), ``ray`` a cluster's address.
 
     ``format`` is the format of every output when there are several photos; None keeps each photo's own.
     """
 
-    variant: tuple[str, str]
+    variant: Variant
     photo: PhotoOptions
     threads: int = 0
     format: str | None = None
@@ -38,7 +39,7 @@ def with_overlap(bundle: Bundle, options: AlbumOptions, err: Console) -> PhotoOp
     """Returns the photo options. Where the overlap is ``auto``, it is measured once for all photos, and printed."""
     if options.photo.overlap != "auto":
         return options.photo
-    with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline:
+    with open_pipeline(bundle, options.variant, threads=options.threads) as pipeline:
         record = measured_overlap(pipeline)
     felt = f"a tile's edge is felt for {record.receptive_field} px"
     err.print(f"overlap {record.overlap} px: {felt}; where tiles meet, the error is {record.seam_ratio:.2f} x that elsewhere", style="dim")
@@ -54,11 +55,11 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
     if single and not out_path.is_dir() and not options.ray:
         if options.format:
             raise UsageError(f"--format {options.format} is for photos that go to a folder; for one photo, the suffix of --out decides")
-        with open_pipeline(bundle, *options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
+        with open_pipeline(bundle, options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
             notes = upscale_photo(pipeline, Path(photos[0]), out_path, photo, steps.counter(Path(photos[0]).name))
         for note in notes:
             err.print(f"{photos[0]}: {note}", style="yellow", markup=False, soft_wrap=True)
-        out.print(f"{out_path} ({pipeline.engine}, {options.variant[1]})", soft_wrap=True)
+        out.print(f"{out_path} ({pipeline.engine}, {options.variant.precision})", soft_wrap=True)
         return
     suffix = None if options.format is None else f".{options.format.lower().removeprefix('.')}"
     if suffix is not None and suffix not in WRITABLE:
@@ -67,7 +68,7 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
     if out_path.suffix and not out_path.is_dir():
         raise UsageError(f"{out_path}: {len(plan.sources)} photos need a folder, got what looks like a file; use --out FOLDER")
     make_folder(out_path)
-    job = FolderJob(bundle.root.absolute(), out_path.absolute(), *options.variant, photo, options.threads)
+    job = FolderJob(bundle.root.absolute(), out_path.absolute(), options.variant, photo, options.threads)
     upscale_album(job, plan, options.ray, options.workers, out, err)
 
 

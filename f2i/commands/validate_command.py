@@ -9,7 +9,20 @@ import typer
 
 from f2i.progress import Steps
 from f2i.tables import parity_table
-from f2i.terminal import BundleArgument, Images, JsonFile, OnePrecision, OneTarget, RayAddress, Threads, command_line, end, err, out
+from f2i.terminal import (
+    BundleArgument,
+    Images,
+    JsonFile,
+    OneAccelerator,
+    OnePrecision,
+    OneTarget,
+    RayAddress,
+    Threads,
+    command_line,
+    end,
+    err,
+    out,
+)
 
 
 def validate(
@@ -23,6 +36,7 @@ def validate(
     ] = None,
     target: OneTarget = None,
     precision: OnePrecision = None,
+    accelerator: OneAccelerator = None,
     num_tiles: Annotated[int, typer.Option(min=1, help="The number of tiles that each component is compared on.")] = 16,
     num_photos: Annotated[int, typer.Option(min=1, help="The number of photos that are upscaled whole.")] = 2,
     threads: Threads = 0,
@@ -50,7 +64,16 @@ def validate(
     opened = open_bundle(bundle)
     other = open_bundle(against) if against else None
     options = ValidateOptions(
-        images, ground_truth, other, target, precision, num_tiles, num_photos, threads=threads, find_bad_op=find_bad_op
+        images,
+        ground_truth,
+        other,
+        target,
+        precision,
+        num_tiles,
+        num_photos,
+        threads=threads,
+        find_bad_op=find_bad_op,
+        accelerator=accelerator,
     )
     with Steps(err) as steps:
         report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, command_line(), steps.count)

@@ -19,10 +19,8 @@ from f2i_runtime.memory import trim_heap
 from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import Encoding, PhotoWriter
+from f2i_runtime.targets import FLOAT, REFERENCE, Selection, Variant, find_target, targets
 from f2i_runtime.tiling.blend import ReadRows, TilePlan, upscale_array, upscale_blocks
-
-REFERENCE = ("torch", "fp32")
-"""The (target, precision) that stands for the full-precision reference."""
 
 
 @dataclass
@@ -30,12 +28,21 @@ class Pipeline:
     """A variant with the sessions of all its components. A context manager."""
 
     bundle: Bundle
-    target: str
-    precision: str
+    variant: Variant
     sessions: dict[str, Session]
     constants: dict[str, np.ndarray]
     seconds: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """The variant's target."""
+        return self.variant.target
+
+    @property
+    def precision(self) -> str:
+        """The variant's precision."""
+        return self.variant.precision
 
     @property
     def engine(self) -> str:
@@ -86,9 +93,9 @@ class Pipeline:
         self.close()
 
 
-def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0) -> Pipeline:
-    """Load every component of a (target, precision), of the full-precision reference with ``("torch", "fp32")``, or with another precision of
-    ``torch`` the QDQ programs that its artifacts were lowered from.
+def open_pipeline(bundle: Bundle, variant: Variant, threads: int = 0) -> Pipeline:
+    """Load every component of a variant; of the full-precision reference with :data:`f2i_runtime.targets.REFERENCE`, and with another precision of its
+    target the QDQ programs that the artifacts of that precision were lowered from.
 
     Files are checked against the manifest's hashes first. Raises BundleError, MissingPackageError, ToolchainError.
     """
@@ -96,29 +103,68 @@ def open_pipeline(bundle: Bundle, target: str, precision: str, threads: int = 0)
     sessions: dict[str, Session] = {}
     for name in dict.fromkeys(call.component for call in manifest.dataflow):
         component = manifest.components[name]
-        path = _program(bundle, name, precision) if target == "torch" else bundle.artifact_path(manifest.artifact(name, target, precision))
+        is_reference = variant.target == REFERENCE.target
+        path = _program(bundle, name, variant.precision) if is_reference else bundle.artifact_path(manifest.artifact(name, variant))
         shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
-        sessions[name] = open_session(target, path, component=name, inputs=shapes, threads=threads)
+        sessions[name] = open_session(variant, path, component=name, inputs=shapes, threads=threads)
     constants = {name: bundle.constant(name) for name in manifest.constants}
-    return Pipeline(bundle, target, precision, sessions, constants)
+    return Pipeline(bundle, variant, sessions, constants)
 
 
 def _program(bundle: Bundle, name: str, precision: str) -> Path:
     component = bundle.manifest.components[name]
-    record = component.reference if precision == REFERENCE[1] else component.simulated.get(precision)  # type: ignore[call-overload]
+    record = component.reference if precision == REFERENCE.precision else component.simulated.get(precision)  # type: ignore[call-overload]
     if record is None:
         raise BundleError(f"{bundle.root}: it holds no QDQ program of {name} in {precision}; export it again with --precision {precision}")
     return bundle.check(record)
 
 
-def choose_variant(bundle: Bundle, target: str | None, precision: str | None) -> tuple[str, str]:
-    """The first (target, precision) of the bundle that matches what was asked for. Raises BundleError listing what there is."""
-    variants = bundle.manifest.variants()
-    for have in variants:
-        if target in (None, have[0]) and precision in (None, have[1]):
-            return have
-    listed = ", ".join(f"{t}/{p}" for t, p in variants) or "nothing complete"
-    raise BundleError(f"{bundle.root}: no {target or 'any target'}/{precision or 'any precision'} in it; it holds {listed}")
+def choose_variant(bundle: Bundle, only: Selection) -> Variant:
+    """Returns the variant that a photo is upscaled with: the fastest engine's of this machine, among those of the bundle that ``only`` takes.
+
+    Engines that are installed come first, those that run natively here before those that a stand-in computes. Among these a float precision is taken before
+    a quantized one, then the target with the lowest ``rank``, then what the bundle lists first. With the target of the reference, a precision other than
+    ``fp32`` means the QDQ programs of that precision.
+
+    Raises BundleError listing what there is, MissingPackageError where no engine of what was asked for is installed.
+    """
+    if only.target == REFERENCE.target:
+        return _reference(bundle, only)
+    matching = bundle.manifest.variants(only)
+    if not matching:
+        wanted = "/".join(part for part in (only.target or "any target", only.precision or "any precision", only.accelerator) if part)
+        raise BundleError(f"{bundle.root}: no {wanted} in it; it holds {bundle.manifest.listed()}")
+
+    def order(variant: Variant) -> tuple[bool, bool, bool, int]:
+        target = targets().get(variant.target)  # a bundle may hold a target of a package that is not installed here
+        if target is None:
+            return (True, True, variant.precision not in FLOAT, 0)
+        return (not target.engine.installed(), not target.native_here, variant.precision not in FLOAT, target.rank)
+
+    return min(matching, key=order)
+
+
+def why_chosen(variant: Variant) -> str:
+    """Returns a line for people: what :func:`choose_variant` took and why."""
+    target = find_target(variant.target)
+    if not target.engine.installed():
+        return f"{variant}: no engine for this bundle is installed"
+    if not target.native_here:
+        return f"{variant}: no engine that runs natively here is installed, so the {target.engine_label} computes"
+    return f"{variant}: {target.label} is the fastest engine here that the bundle has an artifact for"
+
+
+def _reference(bundle: Bundle, only: Selection) -> Variant:
+    if only.accelerator not in (None, REFERENCE.accelerator):
+        raise UsageError(f"the reference computes on the {REFERENCE.accelerator}, got accelerator {only.accelerator!r}")
+    variant = Variant(REFERENCE.target, only.precision or REFERENCE.precision)
+    simulated = sorted({p for component in bundle.manifest.components.values() for p in component.simulated})
+    if variant != REFERENCE and variant.precision not in simulated:
+        have = ", ".join((REFERENCE.precision, *simulated))
+        raise UsageError(
+            f"target {REFERENCE.target} runs the reference and the QDQ programs: {have} in this bundle, got {variant.precision!r}"
+        )
+    return variant
 
 
 def photo_plan(bundle: Bundle, height: int, width: int, overlap: int | None = None) -> TilePlan:

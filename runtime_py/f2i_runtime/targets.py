@@ -45,6 +45,23 @@ class Variant(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which variants are meant. None: any."""
+
+    target: str | None = None
+    precision: str | None = None
+    accelerator: str | None = None
+
+    def takes(self, variant: Variant) -> bool:
+        """Returns whether a variant is one of them."""
+        wanted = (self.target, self.precision, self.accelerator)
+        return all(want in (None, have) for want, have in zip(wanted, variant, strict=True))
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A module of ours (or of the package that adds the target), the package that it needs, and the extra that installs that package."""
 
@@ -102,6 +119,8 @@ class Target:
     converter: Adapter
     distributions: tuple[str, ...]
     """The Python distributions whose versions shape an artifact."""
+    engine_distributions: tuple[str, ...]
+    """Those that execute it."""
     precisions: tuple[str, ...]
     accelerators: tuple[str, ...] = (CPU,)
     options: MappingProxyType[str, Option] = field(default_factory=lambda: MappingProxyType({}))
@@ -153,6 +172,7 @@ TARGETS: dict[str, Target] = {
         engine=Adapter(_COREML_ENGINE, "coremltools", "run-coreml"),
         converter=Adapter("f2i_export.to_coreml", "coremltools", "coreml"),
         distributions=("coremltools", "torch"),
+        engine_distributions=("coremltools", "torch"),
         precisions=(*FLOAT, "w8", *INT8, *PALETTES),
         options=MappingProxyType({"keep_fp32": Option(precisions=("fp16",), per_component=True), "chunk": Option()}),
         ram_factor=2.5,
@@ -172,6 +192,7 @@ TARGETS: dict[str, Target] = {
         engine=Adapter("f2i_runtime.engines.run_executorch", "executorch", "run-executorch"),
         converter=Adapter("f2i_export.to_executorch", "executorch", "executorch"),
         distributions=("executorch", "torch"),
+        engine_distributions=("executorch", "torch"),
         precisions=(*FLOAT, *INT8),
         options=MappingProxyType({"delegate": Option(values=("xnnpack", "coreml", "vulkan"))}),
         ram_factor=3.5,
@@ -189,6 +210,7 @@ TARGETS: dict[str, Target] = {
         engine=Adapter(_TFLITE_ENGINE, "ai_edge_litert", "run-tflite"),
         converter=Adapter("f2i_export.to_tflite", "litert_torch", "tflite"),
         distributions=("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
+        engine_distributions=("ai-edge-litert",),
         precisions=(*FLOAT, *INT8),
         ram_factor=4.0,
         rank=1,
@@ -203,6 +225,7 @@ TARGETS: dict[str, Target] = {
         engine=Adapter(_ONNX_ENGINE, "onnxruntime", "run-onnx"),
         converter=Adapter("f2i_export.to_onnx", "onnx", "onnx"),
         distributions=("onnx", "onnxscript", "torch"),
+        engine_distributions=("onnxruntime",),
         precisions=(*FLOAT, "w8", *INT8, "w8a16"),
         ram_factor=4.0,
         rank=3,
@@ -249,3 +272,10 @@ def find_target(name: str) -> Target:
     if record is None:
         raise UsageError(f"target {name!r} is unknown; choose from {', '.join(targets())}")
     return record
+
+
+def check_accelerator(variant: Variant) -> None:
+    """Raises UsageError unless the variant's target has its accelerator."""
+    have = (CPU,) if variant.target == REFERENCE.target else find_target(variant.target).accelerators
+    if variant.accelerator not in have:
+        raise UsageError(f"accelerator {variant.accelerator!r} is not available for {variant.target}; it has {', '.join(have)}")

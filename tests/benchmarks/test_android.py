@@ -15,6 +15,7 @@ from f2i_bench.devices.android.android_run import remote_folder
 from f2i_bench.devices.android.native_runners import Runner
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
+from f2i_runtime.targets import Selection
 
 # Slow: Debian packages, and a kernel that grants namespaces, are not on every machine that runs the other tests.
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="adbd runs on Linux")]
@@ -45,7 +46,7 @@ def runner(tmp_path, text):
 
 
 def test_bundle_runs_on_the_device_with_parity_and_leaves_nothing(tiny_bundle, options):
-    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, precision="fp32")
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, only=Selection(precision="fp32"))
     assert report.device.kind == "adb" and report.device.machine
     assert {(r.target, r.component, r.status) for r in report.rows} == {
         (t, c, "ok") for t in ("onnx", "tflite", "executorch") for c in ("feature_encoder", "unet")
@@ -56,7 +57,7 @@ def test_bundle_runs_on_the_device_with_parity_and_leaves_nothing(tiny_bundle, o
 
 def test_sustained_run_logs_tiles_temperature_and_clock(tiny_bundle, options):
     settings = QUICK.model_copy(update={"sustained_minutes": 0.03})
-    [report] = bench_android(open_bundle(tiny_bundle), settings, options, target="onnx", precision="fp32")
+    [report] = bench_android(open_bundle(tiny_bundle), settings, options, only=Selection("onnx", "fp32"))
     [run] = report.sustained
     assert len(run.samples) > 3 and run.samples[-1].at_ns > 1.5e9 and run.first_minute_ns > 0 and run.last_minute_ns > 0
     assert all(s.celsius is None or -30 <= s.celsius <= 150 for s in run.samples)
@@ -85,7 +86,7 @@ def test_files_survive_the_way_there_and_back(phone, options, tmp_path):
 )
 def test_a_runner_that_hangs_or_crashes_costs_its_own_rows(tiny_bundle, options, tmp_path, text, words):
     broken = replace(options, runners=runner(tmp_path, text), run_seconds=3)
-    [report] = bench_android(open_bundle(tiny_bundle), QUICK, broken, target="onnx")
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, broken, only=Selection("onnx"))
     assert {r.status for r in report.rows} == {"failed"} and all(words in r.reason for r in report.rows), report.rows[0].reason
 
 
@@ -94,7 +95,7 @@ def test_wrong_numbers_on_the_device_fall_through_the_gate(tiny_bundle, options,
     spoil = "import numpy as n; a = n.load('out-sr.npy'); a[0, 0, 0, 0] += 1; n.save('out-sr.npy', a)"
     text = f'{options.python} device_runner.py "$@" && {options.python} -c "{spoil}"'
     [report] = bench_android(
-        open_bundle(tiny_bundle), QUICK, replace(options, runners=runner(tmp_path, text)), target="onnx", precision="fp32"
+        open_bundle(tiny_bundle), QUICK, replace(options, runners=runner(tmp_path, text)), only=Selection("onnx", "fp32")
     )
     status = {r.component: r.status for r in report.rows}
     assert status == {"feature_encoder": "ok", "unet": "gate failed"}
@@ -102,7 +103,7 @@ def test_wrong_numbers_on_the_device_fall_through_the_gate(tiny_bundle, options,
 
 
 def test_a_full_device_is_told_before_anything_is_pushed(tiny_bundle, phone, options):
-    [report] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, folder=str(phone.full)), target="tflite", precision="fp32")
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, folder=str(phone.full)), only=Selection("tflite", "fp32"))
     assert {r.status for r in report.rows} == {"failed"} and "MB free" in report.rows[0].reason
     assert Phone(phone.adb, ONE).shell(f"ls {phone.full}") == ""
 
@@ -119,12 +120,12 @@ def test_a_device_that_disconnects_costs_no_other_device_anything(tiny_bundle, p
 
     plug = threading.Thread(target=pull_the_plug)
     plug.start()
-    good, bad = bench_android(open_bundle(tiny_bundle), QUICK, both, target="onnx")
+    good, bad = bench_android(open_bundle(tiny_bundle), QUICK, both, only=Selection("onnx"))
     plug.join()
     assert {r.status for r in good.rows} == {"ok"}, [r.reason for r in good.rows]
     assert {r.status for r in bad.rows} == {"failed"} and len(bad.rows) == len(good.rows)
     phone.connect(TWO)
-    [again] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, serials=(TWO,)), target="onnx", precision="fp32")
+    [again] = bench_android(open_bundle(tiny_bundle), QUICK, replace(options, serials=(TWO,)), only=Selection("onnx", "fp32"))
     assert {r.status for r in again.rows} == {"ok"}
 
 
@@ -139,7 +140,7 @@ def test_what_a_killed_run_left_is_swept_whether_or_not_it_had_begun(tiny_bundle
     device.shell(f"mkdir {' '.join(f'{options.folder}/{name}' for name in (never, busy, other))}")
     for name in (busy, other):
         device.shell(f"cd {options.folder}/{name} && (sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > pid)")
-    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, target="onnx", precision="fp32")
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, only=Selection("onnx", "fp32"))
     assert {r.status for r in report.rows} == {"ok"}
     assert [p.name for p in phone.storage.iterdir()] == [other]
     device.shell(f"cd {options.folder} && kill $(cat {other}/pid) && rm -r {other}")
@@ -148,14 +149,14 @@ def test_what_a_killed_run_left_is_swept_whether_or_not_it_had_begun(tiny_bundle
 def test_a_device_that_reboots_costs_its_rows_and_serves_again(tiny_bundle, phone, options, tmp_path):
     """The runner takes adbd down with it; what it leaves is swept by the next run."""
     broken = replace(options, runners=runner(tmp_path, "kill -9 $PPID"))
-    [report] = bench_android(open_bundle(tiny_bundle), QUICK, broken, target="onnx", precision="fp32")
+    [report] = bench_android(open_bundle(tiny_bundle), QUICK, broken, only=Selection("onnx", "fp32"))
     assert {r.status for r in report.rows} == {"failed"} and len(report.rows) == 2
     for _ in range(50):
         phone.connect(ONE)
         if connected(phone.adb).get(ONE) == "device":
             break
         time.sleep(0.2)
-    [again] = bench_android(open_bundle(tiny_bundle), QUICK, options, target="onnx", precision="fp32")
+    [again] = bench_android(open_bundle(tiny_bundle), QUICK, options, only=Selection("onnx", "fp32"))
     assert {r.status for r in again.rows} == {"ok"}, [r.reason for r in again.rows]
 
 

@@ -13,6 +13,7 @@ from f2i_bench.devices.arm64.debian import closure
 from f2i_bench.devices.arm64.qemu_build import compiler
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
+from f2i_runtime.targets import Selection, Variant
 from repository import F2I
 
 HERE = (sys.platform, platform.machine()) == ("linux", "x86_64")
@@ -23,7 +24,7 @@ emulated = pytest.mark.skipif(not HERE, reason="emulation is for Linux on x86-64
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["onnx", "tflite", "executorch"])
 def test_arm_kernels_compute_what_x86_does(tiny_bundle, target):
-    report = arm64.bench_arm64(open_bundle(tiny_bundle), Settings(), target=target, precision="fp32")
+    report = arm64.bench_arm64(open_bundle(tiny_bundle), Settings(), only=Selection(target, "fp32"))
     assert report.device.emulated and report.device.machine == "aarch64"
     assert len(report.rows) == 6 and {r.cpu_level for r in report.rows} == set(arm64.LEVELS)
     for row in report.rows:
@@ -34,7 +35,7 @@ def test_arm_kernels_compute_what_x86_does(tiny_bundle, target):
 @pytest.mark.slow
 def test_fp16_on_a_processor_without_it_fails_in_its_own_rows(tiny_bundle):
     report = arm64.bench_arm64(
-        open_bundle(tiny_bundle), Settings(), target="executorch", precision="fp16", levels=("cortex-a53", "cortex-a710")
+        open_bundle(tiny_bundle), Settings(), only=Selection("executorch", "fp16"), levels=("cortex-a53", "cortex-a710")
     )
     status = {row.cpu_level: row.status for row in report.rows}
     assert status["cortex-a53"] == "failed" and status["cortex-a710"] != "failed"
@@ -46,7 +47,7 @@ def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundl
     from f2i_bench.devices.parity_job import Load, judge, run_here, stage
 
     bundle = open_bundle(tiny_bundle)
-    job = stage(bundle, "onnx", "fp32", tmp_path / "job", Load(threads=1))
+    job = stage(bundle, Variant("onnx", "fp32"), tmp_path / "job", Load(threads=1))
     result = run_here(job, 300)
     native = tmp_path / "native"
     native.mkdir()
@@ -89,7 +90,7 @@ def test_int8_kernels_compute_what_x86_does(cache, tmp_path):
 @pytest.mark.skipif(compiler() is None, reason="qemu's plugins need a C compiler")
 def test_instruction_counts_repeat_and_are_compared(tiny_bundle):
     first, again = (
-        arm64.bench_arm64(open_bundle(tiny_bundle), Settings(), target="tflite", precision="fp32", levels=("cortex-a53", "cortex-a76"))
+        arm64.bench_arm64(open_bundle(tiny_bundle), Settings(), only=Selection("tflite", "fp32"), levels=("cortex-a53", "cortex-a76"))
         for _ in range(2)
     )
     counts = {(r.component, r.cpu_level): r.instructions for r in first.rows}

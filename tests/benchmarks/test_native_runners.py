@@ -16,6 +16,7 @@ from f2i_bench.devices.android.android_bench import AdbOptions, bench_android
 from f2i_bench.devices.android.native_runners import PLANS, PROGRAMS, open_runner, open_runners, tensor_proto
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
+from f2i_runtime.targets import Selection
 from repository import TESTS
 
 STAND_IN = TESTS / "helpers" / "native_stand_in.py"
@@ -128,7 +129,7 @@ def test_a_device_runs_them_with_parity_and_without_python(tiny_bundle, tmp_path
     with fake_phone.start(tmp_path / "phone") as phone:
         found = open_runners(runners, tmp_path / "unpacked")
         options = AdbOptions(("127.0.0.1:5555",), str(phone.storage), python="no-python", runners=found, adb=phone.adb)
-        [report] = bench_android(bundle, settings, options, precision="fp32")
+        [report] = bench_android(bundle, settings, options, only=Selection(precision="fp32"))
         assert len(report.rows) == 6
         for row in report.rows:
             assert row.status == "ok", row.reason
@@ -137,7 +138,7 @@ def test_a_device_runs_them_with_parity_and_without_python(tiny_bundle, tmp_path
             assert (row.sqnr_db is None) == (row.target == "onnx") and (row.sqnr_db or 91) > 90
         first = runners[0]
         first.write_text(first.read_text().replace("exec ", 'case "$*" in *feature_encoder*) echo bad model >&2; exit 4;; esac; exec '))
-        [report] = bench_android(bundle, settings, options, target="executorch", precision="fp32")
+        [report] = bench_android(bundle, settings, options, only=Selection("executorch", "fp32"))
         assert {r.component: r.status for r in report.rows} == {"feature_encoder": "failed", "unet": "ok"}
         assert "bad model" in report.rows[0].reason
         assert list(phone.storage.iterdir()) == []
@@ -145,6 +146,6 @@ def test_a_device_runs_them_with_parity_and_without_python(tiny_bundle, tmp_path
         assert str(phone.storage) not in Phone(phone.adb, "127.0.0.1:5555").shell("for p in /proc/[0-9]*; do readlink $p/cwd; done; true")
         slow = replace(options, run_seconds=1.0)
         first.write_text("#!/bin/sh\nsleep 1000\n")
-        [report] = bench_android(bundle, settings, slow, target="executorch", precision="fp32")
+        [report] = bench_android(bundle, settings, slow, only=Selection("executorch", "fp32"))
         assert {r.status for r in report.rows} == {"failed"} and "did not end in" in report.rows[0].reason
         assert list(phone.storage.iterdir()) == []

@@ -261,10 +261,11 @@ def read_manifest(path: Path) -> None:
     """All that is done with a manifest before an engine opens a file that it names."""
     from f2i_runtime.bundle.store import open_bundle, verify
     from f2i_runtime.pipeline import choose_variant, photo_plan
+    from f2i_runtime.targets import EVERYTHING
 
     bundle = open_bundle(path.parent)
     photo_plan(bundle, 300, 400)
-    choose_variant(bundle, None, None)
+    choose_variant(bundle, EVERYTHING)
     for artifact in bundle.manifest.artifacts:
         bundle.path(artifact.path)
     verify(bundle)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from f2i_export.write_bundle import ExportOptions, export_bundle
 from f2i_quantize.models import checkpoint
-from f2i_runtime.bundle.manifest import TARGETS
 from f2i_runtime.photo.samples import sample_tiles
-from f2i_runtime.pipeline import REFERENCE, open_pipeline
+from f2i_runtime.pipeline import open_pipeline
+from f2i_runtime.targets import REFERENCE, TARGETS, Variant
 from model_zoo import latent_model, small_kl, small_tiny
 
 FAMILIES = {
@@ -19,14 +19,14 @@ def agree(model, folder, targets, precisions):
     checkpoint.save(model, folder / "checkpoint")
     bundle = export_bundle(ExportOptions(str(folder / "checkpoint"), folder / "bundle", targets, precisions))
     [(_, tile)] = sample_tiles(32, 1, seed=2)
-    with open_pipeline(bundle, *REFERENCE) as reference:
+    with open_pipeline(bundle, REFERENCE) as reference:
         expected = reference.tile(tile, (64, 32))
         if model.config.noise:
             assert not np.array_equal(reference.tile(tile, (0, 0)), expected), "noise must depend on where the tile lies"
     for target in targets:
         for precision, limit in (("fp32", 3e-5), ("fp16", 2e-2)):
             if precision in precisions:
-                with open_pipeline(bundle, target, precision) as engine:
+                with open_pipeline(bundle, Variant(target, precision)) as engine:
                     got = engine.tile(tile, (64, 32))
                 assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < limit, (target, precision)
     return bundle

@@ -12,6 +12,7 @@ from f2i_runtime.errors import UsageError
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import PhotoWriter
 from f2i_runtime.pipeline import PhotoOptions, upscale_photo
+from f2i_runtime.targets import Variant
 from PIL import Image
 from repository import TESTS
 
@@ -27,7 +28,7 @@ class Tinting(RepeatPipeline):
 
 
 def tinting(color_fix="none"):
-    return Tinting(Bundle(Path("."), MANIFEST.model_copy(update={"color_fix": color_fix})), "none", "none", {}, {})
+    return Tinting(Bundle(Path("."), MANIFEST.model_copy(update={"color_fix": color_fix})), Variant("none", "none"), {}, {})
 
 
 def pixels(path):

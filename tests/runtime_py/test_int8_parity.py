@@ -13,18 +13,20 @@ from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
 from f2i_quantize.ptq import qdq, quantized
 from f2i_quantize.rewrites.passes import REWRITES, apply, rewritten
-from f2i_runtime.bundle.manifest import TARGETS, default_gates
+from f2i_runtime.bundle.manifest import default_gates
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.engines.run_torch import quantized_layers
 from f2i_runtime.errors import BundleError, ToolchainError
 from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.pipeline import open_pipeline
+from f2i_runtime.targets import REFERENCE, TARGETS, Variant
 from f2i_runtime.validation import int8_parity as agreement
 from f2i_runtime.validation.validate import assemble, validate
 from f2i_runtime.validation.validate_on_ray import measure_alone
 from f2i_runtime.validation.validate_options import ValidateOptions, chosen_variants
 from published_schema import assert_fits
 
+LAYERED = tuple(name for name, target in TARGETS.items() if target.layers)
 ENGINES = ("tflite", "onnx")
 """Those whose artifacts can be taken apart; the slow tests add the others."""
 
@@ -94,7 +96,7 @@ def test_trained_weights_are_held_to_pictures(int8_bundle, tmp_path):
 
 def test_every_layer_of_the_artifact_gives_what_the_qdq_program_s_gives(report):
     """Teacher-forced: errors end to end hide in rounding noise. An artifact whose layers stayed float has none to compare, which is its own gate."""
-    for target in agreement.LAYER_PACKAGES:
+    for target in LAYERED:
         for component in ("unet", "feature_encoder"):
             found = gates(report, target=target, component=component)
             assert all(g.passed for g in found), found
@@ -131,14 +133,14 @@ def test_the_report_fits_its_published_schema(report):
 
 def layers_of(bundle, component):
     [(_, tile)] = sample_tiles(bundle.manifest.tile.size, 1)
-    with open_pipeline(bundle, "torch", "fp32") as reference:
+    with open_pipeline(bundle, REFERENCE) as reference:
         tensors = reference.tensors(tile)
     call = next(c for c in bundle.manifest.dataflow if c.component == component)
-    with open_pipeline(bundle, "torch", "w8a8") as pipeline:
+    with open_pipeline(bundle, Variant("torch", "w8a8")) as pipeline:
         return quantized_layers(pipeline.sessions[component], {a: tensors[t] for a, t in call.inputs.items()})
 
 
-@pytest.mark.parametrize("target", agreement.LAYER_PACKAGES)
+@pytest.mark.parametrize("target", LAYERED)
 def test_a_scale_that_is_a_fifth_too_large_is_named(int8_bundle, target):
     """The reference's scale is changed instead of the artifact's: the same difference."""
     from dataclasses import replace
@@ -146,7 +148,7 @@ def test_a_scale_that_is_a_fifth_too_large_is_named(int8_bundle, target):
     layers = layers_of(int8_bundle, "unet")
     broken = layers[len(layers) // 2]
     layers = [replace(layer, scale=1.2 * layer.scale) if layer is broken else layer for layer in layers]
-    path = int8_bundle.artifact_path(int8_bundle.manifest.artifact("unet", target, "w8a8"))
+    path = int8_bundle.artifact_path(int8_bundle.manifest.artifact("unet", Variant(target, "w8a8")))
     errors = agreement.layer_errors(target, path, layers)
     assert {name for name, error in errors.items() if error > int8_bundle.manifest.gates.layer_rel_l2} == {broken.name}
 
@@ -198,11 +200,11 @@ def test_executorch_computes_the_unet_that_was_once_wrong(whole_bundle):
     layers = layers_of(whole_bundle, "unet")
     assert sum(layer.op == "conv2d" for layer in layers) >= 10
     [(_, tile)] = sample_tiles(32, 1, seed=3)
-    with open_pipeline(whole_bundle, "torch", "fp32") as reference:
+    with open_pipeline(whole_bundle, REFERENCE) as reference:
         inputs = {name: reference.tensors(tile)[name] for name in ("lr", "context")}
     outputs = {}
     for target in ("torch", "executorch"):
-        with open_pipeline(whole_bundle, target, "w8a8") as pipeline:
+        with open_pipeline(whole_bundle, Variant(target, "w8a8")) as pipeline:
             outputs[target] = pipeline.run("unet", inputs)
     assert np.linalg.norm(outputs["executorch"] - outputs["torch"]) / np.linalg.norm(outputs["torch"]) < 1e-3
 
@@ -210,7 +212,7 @@ def test_executorch_computes_the_unet_that_was_once_wrong(whole_bundle):
 def test_int8_artifacts_take_and_give_float32(int8_bundle):
     [(_, tile)] = sample_tiles(32, 1)
     for target in ENGINES:
-        with open_pipeline(int8_bundle, target, "w8a8") as pipeline:
+        with open_pipeline(int8_bundle, Variant(target, "w8a8")) as pipeline:
             assert pipeline.tile(tile).dtype == np.float32
 
 
@@ -227,9 +229,9 @@ def test_qdq_programs_are_vouched_for(int8_bundle, tmp_path):
     shutil.copytree(int8_bundle.root, copy)
     record = open_bundle(copy).manifest.components["unet"].simulated["w8a8"]
     (copy / record.path).write_bytes(b"x" * record.bytes)
-    with pytest.raises(BundleError, match="SHA-256"), open_pipeline(open_bundle(copy), "torch", "w8a8"):
+    with pytest.raises(BundleError, match="SHA-256"), open_pipeline(open_bundle(copy), Variant("torch", "w8a8")):
         pass
-    with pytest.raises(BundleError, match=r"no QDQ program of .* in w8"), open_pipeline(open_bundle(copy), "torch", "w8"):
+    with pytest.raises(BundleError, match=r"no QDQ program of .* in w8"), open_pipeline(open_bundle(copy), Variant("torch", "w8")):
         pass
 
 

@@ -1,13 +1,17 @@
 """The manifest and the bundle it vouches for: strict reading, confined paths, hashes."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from f2i_runtime.bundle.manifest import parse_manifest
-from f2i_runtime.bundle.store import load_array, open_bundle, verify
-from f2i_runtime.errors import BundleError
+from f2i_runtime.bundle.store import Bundle, load_array, open_bundle, verify
+from f2i_runtime.engines.session import open_session
+from f2i_runtime.errors import BundleError, UsageError
 from f2i_runtime.pipeline import choose_variant, open_pipeline
+from f2i_runtime.targets import EVERYTHING, REFERENCE, Selection, Variant
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,16 @@ def text(tiny_bundle):
 def test_written_and_read_again_is_the_same(text):
     manifest = parse_manifest(text, "m")
     assert parse_manifest(manifest.model_dump_json(), "m") == manifest
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == 2
+
+
+def test_a_bundle_of_schema_1_is_read_and_its_artifacts_are_for_the_cpu(text):
+    old = json.loads(text)
+    old["schema"] = 1
+    for artifact in old["artifacts"]:
+        del artifact["accelerator"]
+    assert parse_manifest(json.dumps(old), "m").variants() == parse_manifest(text, "m").variants()
+    assert {v.accelerator for v in parse_manifest(json.dumps(old), "m").variants()} == {"cpu"}
 
 
 def changed(text, path, value):
@@ -34,14 +47,14 @@ def changed(text, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 2, "schema"),
+        (("schema",), 3, "schema"),
         (("surprise",), 1, "surprise: Extra inputs"),
         (("artifacts", 0, "path"), "../../etc/passwd", "inside the bundle"),
         (("artifacts", 0, "path"), "/etc/passwd", "inside the bundle"),
         (("artifacts", 0, "path"), "a\\b", "inside the bundle"),
         (("artifacts", 0, "path"), "c:/x", "inside the bundle"),
         (("artifacts", 0, "component"), "nobody", "unknown component 'nobody'"),
-        (("artifacts", 0, "target"), "tensorrt", "artifacts.0.target"),
+        (("artifacts", 0, "target"), "Tensor RT", "artifacts.0.target"),
         (("tile", "overlap"), 16, "must be less than half"),
         (("tile", "multiple"), 5, "not a multiple of 5"),
         (("dataflow", 0, "component"), "nobody", "unknown component 'nobody'"),
@@ -114,8 +127,53 @@ def test_arrays_are_float32_and_never_pickled(tmp_path):
 
 def test_a_variant_that_is_not_there_is_refused_with_what_is(tiny_bundle):
     bundle = open_bundle(tiny_bundle)
-    assert choose_variant(bundle, "onnx", None) == ("onnx", "fp32")
+    assert choose_variant(bundle, Selection("onnx")) == Variant("onnx", "fp32")
     with pytest.raises(BundleError, match="no onnx/w8a8 in it; it holds coreml/fp32"):
-        choose_variant(bundle, "onnx", "w8a8")
+        choose_variant(bundle, Selection("onnx", "w8a8"))
     with pytest.raises(BundleError, match="it holds no onnx/p4 of"):
-        open_pipeline(bundle, "onnx", "p4")
+        open_pipeline(bundle, Variant("onnx", "p4"))
+    with pytest.raises(BundleError, match="no onnx/any precision/hexagon in it"):
+        choose_variant(bundle, Selection("onnx", accelerator="hexagon"))
+
+
+def test_without_a_target_the_fastest_native_engine_computes_in_float(text):
+    """LiteRT's engine comes first on every machine that is no Mac; the evaluator that stands in for Core ML comes last."""
+    bundle = Bundle(Path("m"), parse_manifest(text, "m"))
+    first = "coreml" if sys.platform == "darwin" else "tflite"
+    assert choose_variant(bundle, EVERYTHING) == Variant(first, "fp32")
+    assert choose_variant(bundle, Selection(precision="fp16")) == Variant(first, "fp16")
+    int8 = [a.model_copy(update={"precision": "w8a8"}) for a in bundle.manifest.artifacts if a.variant == Variant("tflite", "fp16")]
+    rest = [a for a in bundle.manifest.artifacts if a.target in ("onnx", "coreml")]
+    held = Bundle(bundle.root, bundle.manifest.model_copy(update={"artifacts": (*int8, *rest)}))
+    assert choose_variant(held, EVERYTHING).target == ("coreml" if sys.platform == "darwin" else "onnx"), "float before int8"
+    assert choose_variant(held, Selection("tflite")) == Variant("tflite", "w8a8"), "int8 where nothing else is there"
+
+
+def test_the_reference_and_the_qdq_programs_are_never_taken_for_one_another(text):
+    bundle = Bundle(Path("m"), parse_manifest(text, "m"))
+    assert choose_variant(bundle, Selection("torch")) == REFERENCE
+    with pytest.raises(UsageError, match="the reference and the QDQ programs: fp32 in this bundle, got 'w8a8'"):
+        choose_variant(bundle, Selection("torch", "w8a8"))
+    program = {"w8a8": bundle.manifest.components["unet"].reference}
+    components = {name: c.model_copy(update={"simulated": program}) for name, c in bundle.manifest.components.items()}
+    held = Bundle(bundle.root, bundle.manifest.model_copy(update={"components": components}))
+    assert choose_variant(held, Selection("torch", "w8a8")) == Variant("torch", "w8a8")
+
+
+def test_a_target_that_is_not_known_here_is_verified_and_not_run(bundle_copy):
+    path = bundle_copy / "manifest.json"
+    data = json.loads(path.read_text())
+    for artifact in data["artifacts"]:
+        artifact["target"] = "elsewhere" if artifact["target"] == "onnx" else artifact["target"]
+    path.write_text(json.dumps(data))
+    bundle = open_bundle(bundle_copy)
+    verify(bundle)
+    assert choose_variant(bundle, EVERYTHING).target != "elsewhere"
+    with pytest.raises(UsageError, match="target 'elsewhere' is unknown; choose from coreml, executorch"):
+        open_pipeline(bundle, Variant("elsewhere", "fp32"))
+
+
+def test_an_accelerator_that_the_target_does_not_have(tiny_bundle):
+    artifact = open_bundle(tiny_bundle).manifest.artifacts[0]
+    with pytest.raises(UsageError, match="accelerator 'hexagon' is not available for onnx; it has cpu"):
+        open_session(Variant("onnx", "fp32", "hexagon"), tiny_bundle / artifact.path, component="unet", inputs={})

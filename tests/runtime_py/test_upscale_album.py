@@ -19,6 +19,7 @@ from f2i_runtime.album.album_records import DONE
 from f2i_runtime.album.upscale_album import FolderJob, missing, run_folder
 from f2i_runtime.errors import UsageError
 from f2i_runtime.photo.samples import sample_photo
+from f2i_runtime.targets import Variant
 from PIL import Image
 from repository import F2I
 
@@ -61,7 +62,7 @@ def command(bundle, photos, out, *more):
 @pytest.fixture(scope="module")
 def expected(tiny_bundle, photos, tmp_path_factory):
     out = tmp_path_factory.mktemp("expected")
-    job = FolderJob(tiny_bundle, out, "onnx", "fp32", threads=1)
+    job = FolderJob(tiny_bundle, out, Variant("onnx", "fp32"), threads=1)
     assert not [done.error for done in run_folder(job, find_sources([str(photos)]), lambda *_: None) if done.error]
     return outputs(out)
 
@@ -88,12 +89,14 @@ def test_only_what_is_missing_is_done(tiny_bundle, photos, expected, tmp_path):
     first = subprocess.run(command(tiny_bundle, photos, tmp_path / "out"), capture_output=True, text=True, timeout=120)
     assert first.returncode == 0, first.stderr
     assert outputs(tmp_path / "out") == expected
-    job = FolderJob(tiny_bundle, tmp_path / "out", "onnx", "fp32", threads=1)
+    job = FolderJob(tiny_bundle, tmp_path / "out", Variant("onnx", "fp32"), threads=1)
     sources = find_sources([str(photos)])
     assert missing(job, sources) == []
     (tmp_path / "out" / "trip" / "3_x2.png").unlink()
     assert [s.output for s in missing(job, sources)] == ["trip/3_x2.png"]
-    assert len(missing(FolderJob(tiny_bundle, tmp_path / "out", "onnx", "fp16"), sources)) == len(sources), "other settings, other outputs"
+    assert len(missing(FolderJob(tiny_bundle, tmp_path / "out", Variant("onnx", "fp16")), sources)) == len(sources), (
+        "other settings, other outputs"
+    )
     again = subprocess.run(command(tiny_bundle, photos, tmp_path / "out"), capture_output=True, text=True, timeout=120)
     assert "5 of 6 photos are done already" in again.stderr and again.stdout.count("_x2.png") == 1
     assert outputs(tmp_path / "out") == expected
@@ -103,7 +106,7 @@ def test_a_folder_of_heic_becomes_jpeg(tiny_bundle, tmp_path):
     (tmp_path / "in").mkdir()
     with Image.open(sample_photo("chelsea.png")) as cat:
         pillow_heif.from_pillow(cat.crop((0, 0, 70, 50))).save(tmp_path / "in" / "phone.HEIC", quality=90)
-    job = FolderJob(tiny_bundle, tmp_path / "out", "onnx", "fp32", threads=1)
+    job = FolderJob(tiny_bundle, tmp_path / "out", Variant("onnx", "fp32"), threads=1)
     assert [done.error for done in run_folder(job, find_sources([str(tmp_path / "in")]), lambda *_: None)] == [None]
     assert Image.open(tmp_path / "out" / "phone_x2.jpg").size == (140, 100)
 
@@ -122,7 +125,7 @@ def test_a_photo_that_changes_while_it_is_read_is_noticed(tiny_bundle, photos, t
     (tmp_path / "in").mkdir()
     photo = tmp_path / "in" / "0.png"
     photo.write_bytes((photos / "0.png").read_bytes())
-    job = FolderJob(tiny_bundle, tmp_path / "out", "onnx", "fp32")
+    job = FolderJob(tiny_bundle, tmp_path / "out", Variant("onnx", "fp32"))
     [done] = run_folder(job, find_sources([str(tmp_path / "in")]), lambda *_: os.utime(photo, ns=(1, 1)))
     assert "changed or removed while it was read" in done.error
     assert outputs(tmp_path / "out") == {} and len(missing(job, find_sources([str(tmp_path / "in")]))) == 1
@@ -152,7 +155,7 @@ def test_photos_come_from_urls(tiny_bundle, photos, expected, tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
-        job = FolderJob(tiny_bundle, tmp_path / "out", "onnx", "fp32", threads=1)
+        job = FolderJob(tiny_bundle, tmp_path / "out", Variant("onnx", "fp32"), threads=1)
         done = list(run_folder(job, find_sources([f"{base}/0.png", f"{base}/none.png"]), lambda *_: None))
         server.shutdown()
     assert done[0].error is None and "404" in done[1].error
@@ -200,7 +203,7 @@ def many(tiny_bundle, tmp_path_factory):
     with Image.open(sample_photo("chelsea.png")) as cat:
         for k in range(200):
             cat.crop((k, k % 50, k + 60, k % 50 + 44)).save(folder / f"{k:03}.png")
-    job = FolderJob(tiny_bundle, out, "onnx", "fp32", threads=1)
+    job = FolderJob(tiny_bundle, out, Variant("onnx", "fp32"), threads=1)
     assert not [done.error for done in run_folder(job, find_sources([str(folder)]), lambda *_: None) if done.error]
     return folder, outputs(out)
 

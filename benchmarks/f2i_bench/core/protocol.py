@@ -129,12 +129,11 @@ class Sustained(VariantRow):
     """Medians of the first and the last part: what a user's first photo meets, and what a warm phone gives."""
 
 
-def sustained_run(target: str, precision: str, threads: int, samples: tuple[Sample, ...]) -> Sustained:
+def sustained_run(variant: Variant, threads: int, samples: tuple[Sample, ...]) -> Sustained:
     """Samples of a run, at least one → the run with its first and last minute, or halves of a shorter one."""
     minute = min(60e9, samples[-1].at_ns / 2)
     return Sustained(
-        target=target,
-        precision=precision,
+        **variant._asdict(),
         threads=threads,
         samples=samples,
         first_minute_ns=int(median(s.tile_ns for s in samples if s.at_ns <= minute)),

@@ -15,15 +15,22 @@ import numpy as np
 from f2i_runtime.bundle.store import Bundle, load_array
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.metrics.fidelity import ErrorSums
+from f2i_runtime.targets import Selection, Variant, find_target
 
 from f2i_bench.core.protocol import Row, with_figures
 
 RUNNER = Path(__file__).with_name("device_runner.py")
-RUNNABLE = ("onnx", "tflite", "executorch")
-"""Targets that the Python runner can open; Core ML is Apple's."""
 ENGINE_GATES = {"fp32": 1e-5, "fp16": 1e-2}
 INTEGER_GATE = 5e-3
 """Relative L2 between the same file on x86 and on ARM kernels; measured 4e-8 to 4e-3, see README."""
+
+
+def runnable(bundle: Bundle, only: Selection, where: str) -> list[Variant]:
+    """Returns the bundle's variants that the Python runner can open on an ARM64 device. Raises UsageError, which names ``where``, when there is none."""
+    variants = [v for v in bundle.manifest.variants(only) if find_target(v.target).arm64]
+    if not variants:
+        raise UsageError(f"{bundle.root}: nothing {where} for that target, precision and accelerator; it holds {bundle.manifest.listed()}")
+    return variants
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,15 @@ class Job:
     """A folder that a device gets, and what is known about it."""
 
     folder: Path
-    target: str
-    precision: str
+    variant: Variant
     threads: int
     items: tuple[dict[str, Any], ...]
     """The items as ``job.json`` has them."""
+
+    @property
+    def target(self) -> str:
+        """The variant's target."""
+        return self.variant.target
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -58,7 +69,7 @@ class Load:
     sustained: float = 0.0
 
 
-def stage(bundle: Bundle, target: str, precision: str, folder: Path, load: Load) -> Job:
+def stage(bundle: Bundle, variant: Variant, folder: Path, load: Load) -> Job:
     """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
 
     Raises UsageError when the bundle has no golden vectors, BundleError for a damaged file.
@@ -71,7 +82,7 @@ def stage(bundle: Bundle, target: str, precision: str, folder: Path, load: Load)
     tensors = {**golden.tensors, **bundle.manifest.constants}
     for call in bundle.manifest.dataflow:
         component = bundle.manifest.components[call.component]
-        source = bundle.artifact_path(bundle.manifest.artifact(call.component, target, precision))
+        source = bundle.artifact_path(bundle.manifest.artifact(call.component, variant))
         shutil.copyfile(source, folder / source.name)
         names = [call.inputs[argument] for argument in component.inputs]
         for name in names:
@@ -84,10 +95,10 @@ def stage(bundle: Bundle, target: str, precision: str, folder: Path, load: Load)
                 "output": f"out-{call.result}.npy",
             }
         )
-    job = {"target": target, **asdict(load), "items": items}
+    job = {"target": variant.target, **asdict(load), "items": items}
     (folder / "job.json").write_text(json.dumps(job))
     shutil.copyfile(RUNNER, folder / RUNNER.name)
-    return Job(folder, target, precision, load.threads, tuple(items))
+    return Job(folder, variant, load.threads, tuple(items))
 
 
 def run_here(job: Job, seconds: float) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def run_here(job: Job, seconds: float) -> dict[str, Any]:
 
 def run_command(command: list[str], job: Job, result: Path, seconds: float, where: str) -> dict[str, Any]:
     """Run something that writes a result. Raises ToolchainError with its last words when it fails, or when the time is up."""
-    what = f"{job.target}/{job.precision}"
+    what = str(job.variant)
     try:
         done = subprocess.run(command, cwd=job.folder, capture_output=True, text=True, errors="replace", timeout=seconds)
     except subprocess.TimeoutExpired as e:
@@ -120,8 +131,7 @@ def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, no
     golden = bundle.manifest.golden[0]
     for item, call in zip(result["items"], bundle.manifest.dataflow, strict=True):
         row = Row(
-            target=job.target,
-            precision=job.precision,
+            **job.variant._asdict(),
             component=call.component,
             threads=job.threads,
             engine=result["engine"] + note,
@@ -158,7 +168,7 @@ def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | N
     sums = ErrorSums()
     sums.update(expected, got)
     sqnr, reasons = sums.sqnr_db(), []
-    limit = bundle.manifest.device_limit_db(bundle.manifest.artifact(row.component, row.target, row.precision))
+    limit = bundle.manifest.device_limit_db(bundle.manifest.artifact(row.component, row.variant))
     if limit is not None and not sqnr >= limit:
         reasons.append(f"SQNR {sqnr:.1f} dB, limit {limit:g}")
     distance = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from f2i_runtime import __version__
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.files import sha256_file
+from f2i_runtime.targets import EVERYTHING, Selection, Variant, find_target
 
 from f2i_bench.core.protocol import BenchReport, Device, Layer, Limit, OpTime, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from f2i_bench.core.sensors import Sensors, TemperatureGate
@@ -39,8 +39,7 @@ Progress = Callable[[str, int, int], None]
 class Measured:
     """A variant at one number of threads while it is being measured."""
 
-    target: str
-    precision: str
+    variant: Variant
     threads: int
     process: Worker
     engine: str = ""
@@ -57,8 +56,7 @@ def bench_host(
     bundle: Bundle,
     settings: Settings,
     *,
-    target: str | None = None,
-    precision: str | None = None,
+    only: Selection = EVERYTHING,
     progress: Progress = lambda *_: None,
     slowdown: float = 0.0,
 ) -> BenchReport:
@@ -67,18 +65,19 @@ def bench_host(
     Rounds of the variants take turns, so that what disturbs the machine for a while disturbs all of them. An engine that fails costs its own rows.
 
     Args:
-        target, precision: only these.
+        only: the variants to measure.
         progress: called with (what, done, of).
         slowdown: 0.2 makes every run a fifth longer, to see that a comparison finds it.
 
     Raises:
         UsageError: nothing in the bundle matches, or no golden vectors. BundleError: a damaged file.
     """
-    variants = [v for v in bundle.manifest.variants() if target in (None, v[0]) and precision in (None, v[1])]
+    variants = bundle.manifest.variants(only)
     if not variants:
-        have = ", ".join(f"{t}/{p}" for t, p in bundle.manifest.variants())
-        raise UsageError(f"{bundle.root}: nothing to measure for that target and precision; it holds {have or 'no complete variant'}")
-    timed = [v for v in variants if v[0] != "coreml" or sys.platform == "darwin"]
+        raise UsageError(
+            f"{bundle.root}: nothing to measure for that target, precision and accelerator; it holds {bundle.manifest.listed()}"
+        )
+    timed = [v for v in variants if find_target(v.target).native_here]
     rows = [_untimed(v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
     layers = _layers(bundle)
     flops = {c: sum(x.flops for x in layers if x.component == c) for c in bundle.manifest.components}
@@ -141,9 +140,12 @@ def _cpu_name() -> str:
     return platform.processor() or "unknown"
 
 
-def _untimed(variant: tuple[str, str], component: str, threads: int) -> Row:
-    reason = "Core ML runs on macOS only; the evaluator that stands for it elsewhere has no meaningful time"
-    return Row(target=variant[0], precision=variant[1], component=component, threads=threads, status="not timed", reason=reason)
+def _untimed(variant: Variant, component: str, threads: int) -> Row:
+    target = find_target(variant.target)
+    reason = (
+        f"{target.label} runs on {' and '.join(target.platforms)} only; the {target.stand_in} that computes here has no meaningful time"
+    )
+    return Row(**variant._asdict(), component=component, threads=threads, status="not timed", reason=reason)
 
 
 def _layers(bundle: Bundle) -> tuple[Layer, ...]:
@@ -154,11 +156,11 @@ def _layers(bundle: Bundle) -> tuple[Layer, ...]:
     return tuple(Layer(component=c, layer=name, flops=flops) for c, cost in counted.items() for name, flops in cost["layers"].items())
 
 
-def _groups(bundle: Bundle, variants: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+def _groups(bundle: Bundle, variants: Sequence[Variant]) -> list[list[Variant]]:
     """Returns the groups of variants that are held in memory together."""
-    room, groups, used = psutil.virtual_memory().available / 2, [list[tuple[str, str]]()], 0.0
+    room, groups, used = psutil.virtual_memory().available / 2, [list[Variant]()], 0.0
     for variant in variants:
-        need = MEMORY_PER_WORKER + 4 * sum(a.bytes for a in bundle.manifest.artifacts if (a.target, a.precision) == variant)
+        need = MEMORY_PER_WORKER + 4 * sum(a.bytes for a in bundle.manifest.artifacts_of(variant))
         if groups[-1] and used + need > room:
             groups.append([])
             used = 0.0
@@ -178,10 +180,10 @@ class _Plan:
     slowdown: float
 
 
-def _measure(plan: _Plan, group: Sequence[tuple[str, str]], threads: int) -> tuple[list[Measured], list[Limit]]:
+def _measure(plan: _Plan, group: Sequence[Variant], threads: int) -> tuple[list[Measured], list[Limit]]:
     """Open, warm up, run in rounds and profile a group of variants; the machine's own limit is measured once in every round."""
     settings, peaks = plan.settings, list[Limit]()
-    all_ = [Measured(t, p, threads, Worker(f"{t}/{p}, {threads} threads", target=t)) for t, p in group]
+    all_ = [Measured(v, threads, Worker(f"{v}, {threads} threads", target=v.target)) for v in group]
     machine = Worker("limits")
     what = f"{threads} thread{'s' if threads > 1 else ''}"
     try:
@@ -229,11 +231,11 @@ def _try(m: Measured, step: Callable[[Measured], None]) -> None:
 
 def _import(m: Measured) -> None:
     """Start the engine's library; nothing is timed yet, so the variants do this at once."""
-    m.process.ask({"do": "import", "target": m.target})
+    m.process.ask({"do": "import", "target": m.variant.target})
 
 
 def _open(bundle: Bundle, m: Measured, settings: Settings, slowdown: float) -> None:
-    request = {"do": "open", "bundle": str(bundle.root.resolve()), "target": m.target, "precision": m.precision}
+    request = {"do": "open", "bundle": str(bundle.root.resolve()), **m.variant._asdict()}
     opened = m.process.ask(request | {"threads": m.threads, "slowdown": slowdown})
     m.engine, m.load = opened["engine"], opened["load_ns"]
     for component in m.load:
@@ -270,12 +272,12 @@ def _profile(m: Measured) -> None:
 def _rows(bundle: Bundle, m: Measured, flops: dict[str, int], limit: Limit) -> list[Row]:
     rows = []
     for name, component in bundle.manifest.components.items():
-        base: dict[str, Any] = {"target": m.target, "precision": m.precision, "component": name, "threads": m.threads, "engine": m.engine}
+        base: dict[str, Any] = {**m.variant._asdict(), "component": name, "threads": m.threads, "engine": m.engine}
         if m.failure:
             rows.append(Row(**base, status="failed", reason=m.failure))
             continue
         tensors = [*component.inputs.values(), component.output_spec]
-        moved = bundle.manifest.artifact(name, m.target, m.precision).bytes + sum(4 * _size(t.shape) for t in tensors)
+        moved = bundle.manifest.artifact(name, m.variant).bytes + sum(4 * _size(t.shape) for t in tensors)
         row = Row(
             **base,
             status="ok",
@@ -308,9 +310,9 @@ def _against_limit(row: Row, limit: Limit) -> Row:
     return row.model_copy(update={"limit_share": share, "bound": "arithmetic" if arithmetic >= memory else "memory"})
 
 
-def _sustain(bundle: Bundle, variant: tuple[str, str], threads: int, settings: Settings, sensors: Sensors, progress: Progress) -> Sustained:
+def _sustain(bundle: Bundle, variant: Variant, threads: int, settings: Settings, sensors: Sensors, progress: Progress) -> Sustained:
     """Whole tiles without a pause, with temperature and clock beside each."""
-    m = Measured(*variant, threads, Worker(f"{variant[0]}/{variant[1]} sustained", target=variant[0]))
+    m = Measured(variant, threads, Worker(f"{variant} sustained", target=variant.target))
     samples: list[Sample] = []
     seconds = 60 * settings.sustained_minutes
     try:
@@ -322,4 +324,4 @@ def _sustain(bundle: Bundle, variant: tuple[str, str], threads: int, settings: S
             progress(f"sustained, {threads} threads", min(int(at / 1e9), int(seconds)), max(1, int(seconds)))
     finally:
         m.process.close()
-    return sustained_run(*variant, threads, tuple(samples))
+    return sustained_run(variant, threads, tuple(samples))

@@ -7,7 +7,6 @@ Requests: ``import``, ``open``, ``run``, ``profile``, ``photo``, ``upscale``, ``
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -17,30 +16,31 @@ from typing import Any
 
 import numpy as np
 from f2i_runtime.bundle.store import Bundle, load_array, open_bundle
-from f2i_runtime.engines.session import ENGINES, Session, installed, open_session
+from f2i_runtime.engines.session import Session, engine_adapter, installed, open_session
 from f2i_runtime.errors import F2IError, UsageError
 from f2i_runtime.memory import peak_rss
 from f2i_runtime.pipeline import Pipeline, open_pipeline
+from f2i_runtime.targets import Variant, find_target
 
 from f2i_bench.host.photo_predictor import RepeatPipeline, time_photo
 
 
-class Variant:
-    """One target and precision of a bundle with its sessions, and a golden case as its input."""
+class OpenVariant:
+    """One variant of a bundle with its sessions, and a golden case as its input."""
 
-    def __init__(self, bundle: Bundle, target: str, precision: str, threads: int, slowdown: float) -> None:
-        self.bundle, self.target, self.precision, self.threads, self.slowdown = bundle, target, precision, threads, slowdown
+    def __init__(self, bundle: Bundle, variant: Variant, threads: int, slowdown: float) -> None:
+        self.bundle, self.variant, self.threads, self.slowdown = bundle, variant, threads, slowdown
         self.sessions: dict[str, Session] = {}
         self.feeds: dict[str, dict[str, np.ndarray]] = {}
 
     def open(self) -> dict[str, Any]:
         """Load every component: ``{"engine", "load_ns": {component}}``."""
         load, feeds = {}, golden_inputs(self.bundle)
-        import_engine(self.target)
+        import_engine(self.variant.target)
         for name in self.components():
             path, shapes = self.artifact(name)
             began = time.perf_counter_ns()
-            self.sessions[name] = open_session(self.target, path, component=name, inputs=shapes, threads=self.threads)
+            self.sessions[name] = open_session(self.variant, path, component=name, inputs=shapes, threads=self.threads)
             load[name] = time.perf_counter_ns() - began
             self.feeds[name] = feeds[name]
         return {"engine": next(iter(self.sessions.values())).engine, "load_ns": load}
@@ -52,7 +52,7 @@ class Variant:
     def artifact(self, name: str) -> tuple[Path, dict[str, tuple[int, ...]]]:
         """The checked file of a component, and its inputs' shapes."""
         component = self.bundle.manifest.components[name]
-        path = self.bundle.artifact_path(self.bundle.manifest.artifact(name, self.target, self.precision))
+        path = self.bundle.artifact_path(self.bundle.manifest.artifact(name, self.variant))
         return path, {k: tuple(spec.shape) for k, spec in component.inputs.items()}
 
     def run(self, component: str, times: int, seconds: float) -> list[int]:
@@ -72,17 +72,20 @@ class Variant:
 
     def profile(self, component: str) -> list[dict[str, Any]] | None:
         """The engine's own profile of one run, by kind of operator; None where the engine gives none."""
-        module = sys.modules[ENGINES[self.target].module]
-        if not hasattr(module, "profile_ops"):
+        adapter = find_target(self.variant.target).profile
+        if adapter is None:
             return None
         path, _ = self.artifact(component)
-        return module.profile_ops(path, self.feeds[component], threads=self.threads)
+        found: list[dict[str, Any]] = adapter.load(f"the profile of {self.variant}").profile_ops(
+            path, self.feeds[component], threads=self.threads
+        )
+        return found
 
 
 def import_engine(target: str) -> None:
     """Starts the library itself, which is not part of the model's load time."""
     if installed(target):
-        importlib.import_module(ENGINES[target].module)
+        engine_adapter(target).load(f"the {target} engine")
 
 
 def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
@@ -94,13 +97,11 @@ def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
     return {call.component: {a: tensors[t] for a, t in call.inputs.items()} for call in bundle.manifest.dataflow}
 
 
-def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
+def answer(request: dict[str, Any], state: dict[str, OpenVariant]) -> Any:
     """Answers one request."""
     match request["do"]:
         case "open":
-            state["variant"] = Variant(
-                open_bundle(Path(request["bundle"])), request["target"], request["precision"], request["threads"], request["slowdown"]
-            )
+            state["variant"] = OpenVariant(open_bundle(Path(request["bundle"])), _variant(request), request["threads"], request["slowdown"])
             return state["variant"].open()
         case "import":
             return import_engine(request["target"])
@@ -112,17 +113,17 @@ def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
         case "photo":
             v = state["variant"]
             constants = {name: v.bundle.constant(name) for name in v.bundle.manifest.constants}
-            pipeline = Pipeline(v.bundle, v.target, v.precision, v.sessions, constants)
+            pipeline = Pipeline(v.bundle, v.variant, v.sessions, constants)
             return time_photo(pipeline, request["megapixels"]) | {"peak_rss_bytes": peak_rss()}
         case "upscale":
             from f2i_bench.suites.scale import MeteredPipeline, upscale_metered
 
             b = open_bundle(Path(request["bundle"]))
-            opened = open_pipeline(b, request["target"], request["precision"], request["threads"])
-            metered = MeteredPipeline(b, opened.target, opened.precision, opened.sessions, opened.constants)
+            opened = open_pipeline(b, _variant(request), request["threads"])
+            metered = MeteredPipeline(b, opened.variant, opened.sessions, opened.constants)
             return upscale_metered(metered, Path(request["photo"]), Path(request["out"])) | {"peak_rss_bytes": peak_rss()}
         case "overhead":
-            nothing = RepeatPipeline(open_bundle(Path(request["bundle"])), "none", "none", {}, {})
+            nothing = RepeatPipeline(open_bundle(Path(request["bundle"])), Variant("none", "none"), {}, {})
             return time_photo(nothing, request["megapixels"]) | {"peak_rss_bytes": peak_rss()}
         case "limit":
             from f2i_bench.host.limits import measure_limit
@@ -137,11 +138,15 @@ def answer(request: dict[str, Any], state: dict[str, Variant]) -> Any:
             raise UsageError(f"request {other!r} is unknown")
 
 
+def _variant(request: dict[str, Any]) -> Variant:
+    return Variant(request["target"], request["precision"], request["accelerator"])
+
+
 def main() -> None:
     """Answers requests until stdin ends."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    state: dict[str, Variant] = {}
+    state: dict[str, OpenVariant] = {}
     for line in sys.stdin:
         try:
             reply = {"ok": answer(json.loads(line), state)}

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
-from f2i_export.lowering import TARGETS
-from f2i_runtime.engines.session import ENGINES, installed
+from f2i_runtime.targets import REFERENCE, REFERENCE_ENGINE, Adapter, targets
 
-DISTRIBUTIONS = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "coremltools",
-    "executorch",
-    "litert-torch",
-    "ai-edge-litert",
-    "onnx",
-    "onnxruntime",
-    "numpy",
-    "pyvips",
-)
+MODEL_DISTRIBUTIONS = ("torch", "diffusers", "transformers")
+PHOTO_DISTRIBUTIONS = ("numpy", "pyvips")
 
 
 def examine() -> dict[str, Any]:
     """Versions, memory, and per target whether it can be exported and run here (or the command that installs what is missing). JSON-ready."""
-    memory = psutil.virtual_memory()
+    memory, known = psutil.virtual_memory(), targets()
+    of_targets = (name for target in known.values() for name in (*target.engine_distributions, *target.distributions))
+    distributions = dict.fromkeys((*MODEL_DISTRIBUTIONS, *of_targets, *PHOTO_DISTRIBUTIONS))
     return {
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory.total / 2**30, 1),
         "free_gib": round(memory.available / 2**30, 1),
-        "export": {t: importlib.util.find_spec(line.package) is not None for t, line in TARGETS.items()},
-        "run": {t: installed(t) for t in ENGINES},
-        "install": {t: {"export": f"f2i-mobile[{line.extra}]", "run": f"f2i-mobile[{ENGINES[t].extra}]"} for t, line in TARGETS.items()},
-        "coreml_engine": "Core ML" if sys.platform == "darwin" else "evaluator of the saved program (numerics only)",
-        "versions": {name: _version(name) for name in DISTRIBUTIONS},
+        "export": {name: target.converter.installed() for name, target in known.items()},
+        "run": {REFERENCE.target: REFERENCE_ENGINE.installed()} | {name: target.engine.installed() for name, target in known.items()},
+        "install": {name: {"export": _extra(target.converter), "run": _extra(target.engine)} for name, target in known.items()},
+        "engine": {name: target.engine_label for name, target in known.items()},
+        "accelerators": {name: target.accelerators for name, target in known.items()},
+        "versions": {name: _version(name) for name in distributions},
     }
+
+
+def _extra(adapter: Adapter) -> str:
+    return f"f2i-mobile[{adapter.extra}]"
 
 
 def _version(distribution: str) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.photo.samples import sample_photo
 from f2i_runtime.pipeline import Pipeline, photo_plan, upscale_photo
+from f2i_runtime.targets import Variant
 from PIL import Image
 
 from f2i_bench.core.protocol import BenchReport, Prediction, Row
@@ -92,8 +93,7 @@ def predict(bundle: Bundle, rows: Sequence[Row], overhead: Overhead, megapixels:
     tiles = photo_plan(bundle, height, width).count
     memory = max((r.peak_rss_bytes or 0) for r in rows) + overhead.bytes_per_column * width
     return Prediction(
-        target=rows[0].target,
-        precision=rows[0].precision,
+        **rows[0].variant._asdict(),
         threads=rows[0].threads,
         megapixels=megapixels,
         tiles=tiles,
@@ -109,16 +109,16 @@ def with_predictions(bundle: Bundle, report: BenchReport, megapixels: Sequence[f
     Raises ToolchainError when the engine fails.
     """
     threads = report.settings.threads[0]
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[Variant, list[Row]] = {}
     for row in report.rows:
         if row.status == "ok" and row.threads == threads:
-            groups.setdefault((row.target, row.precision), []).append(row)
+            groups.setdefault(row.variant, []).append(row)
     if not groups or not megapixels:
         return report
     fastest = min(groups.values(), key=lambda rows: sum(r.median_ns or 0 for r in rows))
     overhead = measure_overhead(bundle)
     with worker("photo with the model") as one:
-        request = {"do": "open", "bundle": str(bundle.root.resolve()), "target": fastest[0].target, "precision": fastest[0].precision}
+        request = {"do": "open", "bundle": str(bundle.root.resolve()), **fastest[0].variant._asdict()}
         one.ask(request | {"threads": threads, "slowdown": 0.0})
         measured = one.ask({"do": "photo", "megapixels": CHECK_MEGAPIXELS})
     cores = measured["cpu_seconds"] / measured["seconds"]

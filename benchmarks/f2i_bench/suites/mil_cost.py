@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import psutil
 from f2i_runtime.bundle.store import open_bundle
+from f2i_runtime.engines.run_coreml import TARGET
+from f2i_runtime.targets import Variant
 
 LIMITS = {"call_ratio": 1.5, "memory_ratio": 3.0, "load_ratio": 2.0}
 
@@ -65,7 +67,7 @@ def measure(root: Path, component: str, precision: str, rounds: int) -> dict[str
     from f2i_runtime.mil.format.program import decode
 
     bundle = open_bundle(root)
-    package = bundle.artifact_path(bundle.manifest.artifact(component, "coreml", precision))
+    package = bundle.artifact_path(bundle.manifest.artifact(component, Variant(TARGET, precision)))
     call = next(item for item in bundle.manifest.dataflow if item.component == component)
     shapes = {name: tuple(spec.shape) for name, spec in bundle.manifest.components[component].inputs.items()}
     random = np.random.default_rng(0)

@@ -26,6 +26,7 @@ from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import F2IError, UsageError
 from f2i_runtime.files import write_json
 from f2i_runtime.stderr_filter import redirect_output
+from f2i_runtime.targets import Variant
 from rich.console import Console
 from rich.table import Table
 
@@ -76,7 +77,7 @@ def export_as_documented(target: str, program: Path, destination: Path) -> None:
 
 def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, component: str | None = None) -> list[Peer]:
     """Every component (or only one) of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
-    targets = [t for t in PEERS if (t, "fp32") in bundle.manifest.variants()]
+    targets = [t for t in PEERS if Variant(t, "fp32") in bundle.manifest.variants()]
     if not targets:
         raise UsageError(f"{bundle.root}: it holds no executorch/fp32 or tflite/fp32; export them to compare")
     feeds, found = golden_inputs(bundle), []
@@ -89,9 +90,11 @@ def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, compone
                 reference = bundle.check(record.reference)
                 with open(os.devnull, "wb") as nowhere, redirect_output(nowhere):
                     export_as_documented(target, reference, theirs)
-                ours = bundle.artifact_path(bundle.manifest.artifact(name, target, "fp32"))
+                ours = bundle.artifact_path(bundle.manifest.artifact(name, Variant(target, "fp32")))
                 shapes = {k: tuple(spec.shape) for k, spec in record.inputs.items()}
-                sessions = [open_session(target, p, component=name, inputs=shapes, threads=threads) for p in (ours, theirs)]
+                sessions = [
+                    open_session(Variant(target, "fp32"), p, component=name, inputs=shapes, threads=threads) for p in (ours, theirs)
+                ]
                 times = _alternate(sessions, feeds[name], rounds)
                 c = compare(times[1], times[0])
                 medians = [summarize(t).median for t in times]

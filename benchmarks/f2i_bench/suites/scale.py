@@ -23,6 +23,7 @@ from f2i_runtime.files import write_json
 from f2i_runtime.photo.reader import vips
 from f2i_runtime.photo.samples import SAMPLES, sample_photo
 from f2i_runtime.pipeline import Pipeline, choose_variant, photo_plan, upscale_photo
+from f2i_runtime.targets import Selection, Variant
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -91,18 +92,18 @@ def upscale_metered(pipeline: MeteredPipeline, photo: Path, out: Path) -> dict[s
     return spent | {"engine_cpu_seconds": pipeline.engine_cpu}
 
 
-def measure_size(bundle: Bundle, variant: tuple[str, str], megapixels: float, threads: int, folder: Path) -> Scaled:
+def measure_size(bundle: Bundle, variant: Variant, megapixels: float, threads: int, folder: Path) -> Scaled:
     """One photo in a fresh process. Raises ToolchainError when the engine fails."""
     photo, out = folder / "photo.jpg", folder / "photo_x2.jpg"
     height, width = compose_photo(photo, megapixels)
-    with worker(f"{megapixels:g} MP", target=variant[0]) as one:
-        request = {"do": "upscale", "bundle": str(bundle.root.resolve()), "target": variant[0], "precision": variant[1], "threads": threads}
+    with worker(f"{megapixels:g} MP", target=variant.target) as one:
+        request = {"do": "upscale", "bundle": str(bundle.root.resolve()), **variant._asdict(), "threads": threads}
         found = one.ask(request | {"photo": str(photo), "out": str(out)}, HOURS)
     out.unlink()
     return Scaled(megapixels, photo_plan(bundle, height, width).count, **found)
 
 
-def measure_start(bundle: Bundle, variant: tuple[str, str], folder: Path) -> tuple[float, bool]:
+def measure_start(bundle: Bundle, variant: Variant, folder: Path) -> tuple[float, bool]:
     """Fastest of some cold ``f2i run`` of a photo of one tile, from command to output, in seconds; and whether torch was imported."""
     side, photo = bundle.manifest.tile.size, folder / "one.png"
     with Image.open(sample_photo("retina.jpg")) as sample:
@@ -113,10 +114,7 @@ def measure_start(bundle: Bundle, variant: tuple[str, str], folder: Path) -> tup
         str(photo),
         "--out",
         str(folder / "one_x2.png"),
-        "--target",
-        variant[0],
-        "--precision",
-        variant[1],
+        *(word for name, value in variant._asdict().items() for word in (f"--{name}", value)),
     ]
     seconds, torch = [], False
     for _ in range(STARTS):
@@ -173,7 +171,7 @@ def main() -> None:
 
 def _report(options: argparse.Namespace) -> None:
     bundle = open_bundle(options.bundle)
-    variant = choose_variant(bundle, options.target, options.precision)
+    variant = choose_variant(bundle, Selection(options.target, options.precision))
     try:
         sizes = sorted(float(size) for size in options.sizes.split(","))
     except ValueError as e:
@@ -187,7 +185,7 @@ def _report(options: argparse.Namespace) -> None:
             rows.append(measure_size(bundle, variant, size, options.threads, folder))
             err.print(f"{len(rows)} of {len(sizes)} sizes done", style="dim")
     judged = gates(rows, start, torch)
-    _print(f"{bundle.manifest.name}, {variant[0]}/{variant[1]}, {options.threads} thread(s)", rows, judged)
+    _print(f"{bundle.manifest.name}, {variant}, {options.threads} thread(s)", rows, judged)
     if options.json:
         write_json(options.json, {"schema": 1, "sizes": [asdict(r) for r in rows], "gates": [asdict(g) for g in judged]})
     failed = [g.name for g in judged if not g.passed]

@@ -20,7 +20,7 @@ class PhotoActor:
 
     def __init__(self, job: FolderJob) -> None:
         self.job = job
-        self.pipeline = open_pipeline(open_bundle(job.bundle), job.target, job.precision, threads=job.threads)
+        self.pipeline = open_pipeline(open_bundle(job.bundle), job.variant, threads=job.threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row with ``location`` and ``output`` → the same with ``seconds``, ``notes`` and ``error``."""
@@ -35,7 +35,7 @@ def run_on_ray(job: FolderJob, sources: Sequence[Source], address: str, workers:
     Raises MissingPackageError without Ray, ToolchainError when the cluster gives up.
     """
     job.out.mkdir(parents=True, exist_ok=True)
-    with ray_cluster(address, command="f2i run", target=job.target) as ray:
+    with ray_cluster(address, command="f2i run", target=job.variant.target) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         cores = max(1, job.threads)

@@ -23,6 +23,7 @@ from f2i_runtime.bundle.store import MANIFEST, open_bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
 from f2i_runtime.pipeline import PhotoOptions, Pipeline, open_pipeline, upscale_photo
+from f2i_runtime.targets import Variant
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class FolderJob:
 
     bundle: Path
     out: Path
-    target: str
-    precision: str
+    variant: Variant
     options: PhotoOptions = field(default_factory=PhotoOptions)
     threads: int = 0
 
@@ -75,7 +75,7 @@ def run_folder(job: FolderJob, sources: Sequence[Source], progress: Callable[[st
     ``progress(what, done, of)`` follows the tiles of the current photo. Raises BundleError or ToolchainError when the engine itself cannot run.
     """
     job.out.mkdir(parents=True, exist_ok=True)
-    with open_pipeline(open_bundle(job.bundle), job.target, job.precision, threads=job.threads) as pipeline:
+    with open_pipeline(open_bundle(job.bundle), job.variant, threads=job.threads) as pipeline:
         for source in sources:
             yield upscale_source(job, pipeline, source, functools.partial(progress, source.output))
 

@@ -12,19 +12,17 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from f2i_runtime.errors import BundleError, UsageError
+from f2i_runtime.targets import CPU, EVERYTHING, FLOAT, Selection, Variant, find_target, targets
 
-SCHEMA = 1
+SCHEMA = 2
 SOURCE_SUFFIX = ".source.pt2"
 """The suffix of the program that an artifact was converted from. It is kept for diagnosis and never shipped."""
 CHUNKS = ".chunks"
 """Suffix of an artifact that is a folder of parts: they run in the order of their names, each on the component's inputs and what came before it."""
-TARGETS = ("coreml", "executorch", "tflite", "onnx")
-FLOAT = ("fp32", "fp16")
 STATIC = ("w8a8", "w8a8-mixed", "w8a16")
 """Precisions whose activations are quantized: end to end their noise hides a wrong scale, op by op nothing does."""
 PRECISIONS = ("fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4")
 
-Target = Literal["coreml", "executorch", "tflite", "onnx"]
 Precision = Literal["fp32", "fp16", "w8", "w8a8", "w8a8-mixed", "w8a16", "p8", "p6", "p4"]
 
 
@@ -172,11 +170,12 @@ class Stage(Record):
 
 
 class Artifact(Record):
-    """One component lowered to one target at one precision."""
+    """One component lowered to one variant: a target at a precision for an accelerator."""
 
     component: Name
-    target: Target
+    target: Name
     precision: Precision
+    accelerator: Name = CPU
     path: BundlePath
     files: tuple[FileRecord, ...] = Field(min_length=1)
     options: dict[str, str] = {}
@@ -186,6 +185,11 @@ class Artifact(Record):
     """Null where this machine has no engine for it (ExecuTorch with a device's own delegate)."""
     stages: tuple[Stage, ...] = ()
     tool_versions: dict[str, str]
+
+    @property
+    def variant(self) -> Variant:
+        """What the artifact is an artifact of."""
+        return Variant(self.target, self.precision, self.accelerator)
 
     @property
     def bytes(self) -> int:
@@ -210,8 +214,10 @@ class Gates(Record):
     token_cosine: dict[Precision, float] = {"w8": 0.99, "w8a8": 0.99, "w8a8-mixed": 0.99, "w8a16": 0.99}
     """Mean over tokens of the feature encoder's output."""
     ssim_y_drop: dict[Precision, float] = {"w8": 0.005, "w8a8": 0.005, "w8a8-mixed": 0.005, "w8a16": 0.005}
-    simulated_sqnr_gap_db: dict[Target, float] = {"coreml": 1.0, "executorch": 0.5, "tflite": 0.5, "onnx": 0.5}
-    """Between an engine's SQNR and that of the QDQ program its artifact was lowered from. Core ML computes what is not int8 in fp16."""
+    simulated_sqnr_gap_db: dict[Name, float] = Field(
+        default_factory=lambda: {name: t.simulated_sqnr_gap_db for name, t in targets().items()}
+    )
+    """Target → between its engine's SQNR and that of the QDQ program its artifact was lowered from."""
     layer_rel_l2: float = 1e-2
     """The largest relative L2 error of a quantized layer of an artifact when it is given the input of the QDQ program's layer."""
     engines_psnr_db: float | None = 45.0
@@ -271,7 +277,8 @@ class ModelRecord(Record):
 class Manifest(Record):
     """The whole bundle."""
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[1, 2] = Field(default=2, alias="schema")
+    """In schema 1 artifacts had no accelerator: theirs is the CPU."""
     name: str
     created_by: str
     model: ModelRecord
@@ -286,7 +293,7 @@ class Manifest(Record):
     reference_stages: tuple[Stage, ...] = ()
     """The stages of capturing the full-precision programs and golden vectors. An artifact has stages of its own."""
     golden: tuple[Golden, ...] = ()
-    gates: Gates = Gates()
+    gates: Gates = Field(default_factory=Gates)
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
 
@@ -310,9 +317,9 @@ class Manifest(Record):
         for artifact in self.artifacts:
             if artifact.component not in self.components:
                 raise ValueError(f"artifact {artifact.path} is of unknown component {artifact.component!r}")
-        seen = [(a.component, a.target, a.precision) for a in self.artifacts]
+        seen = [(a.component, a.variant) for a in self.artifacts]
         if len(set(seen)) != len(seen):
-            raise ValueError("two artifacts have the same component, target and precision")
+            raise ValueError("two artifacts have the same component, target, precision and accelerator")
         return self
 
     def device_limit_db(self, artifact: Artifact) -> float | None:
@@ -325,19 +332,31 @@ class Manifest(Record):
         """The low-resolution tile."""
         return TensorSpec(shape=(1, 3, self.tile.size, self.tile.size), layout="NCHW", range=(0.0, 1.0))
 
-    def variants(self) -> list[tuple[Target, Precision]]:
-        """(target, precision) pairs for which every component has an artifact, in the order of the manifest."""
-        pairs: list[tuple[Target, Precision]] = list(dict.fromkeys((a.target, a.precision) for a in self.artifacts))
+    def variants(self, only: Selection = EVERYTHING) -> list[Variant]:
+        """Returns the variants for which every component has an artifact, in the order of the manifest, as far as ``only`` takes them."""
         called = {call.component for call in self.dataflow}
-        return [pair for pair in pairs if called <= {a.component for a in self.artifacts if (a.target, a.precision) == pair}]
+        held = dict.fromkeys(a.variant for a in self.artifacts if only.takes(a.variant))
+        return [variant for variant in held if called <= {a.component for a in self.artifacts if a.variant == variant}]
 
-    def artifact(self, component: str, target: str, precision: str) -> Artifact:
-        """The artifact of that component, target and precision. Raises BundleError with what there is."""
+    def listed(self) -> str:
+        """Returns the complete variants for a message, as ``tflite/w8a8, onnx/fp16``."""
+        return ", ".join(map(str, self.variants())) or "no complete variant"
+
+    def artifact(self, component: str, variant: Variant) -> Artifact:
+        """Returns the artifact of that component and variant. Raises BundleError with what there is."""
         for artifact in self.artifacts:
-            if (artifact.component, artifact.target, artifact.precision) == (component, target, precision):
+            if (artifact.component, artifact.variant) == (component, variant):
                 return artifact
-        have = ", ".join(f"{t}/{p}" for t, p in self.variants()) or "none"
-        raise BundleError(f"{self.name}: it holds no {target}/{precision} of {component}; it holds {have}")
+        raise BundleError(f"{self.name}: it holds no {variant} of {component}; it holds {self.listed()}")
+
+    def artifacts_of(self, variant: Variant) -> list[Artifact]:
+        """Returns every component's artifact of a variant, in the order of the manifest."""
+        return [artifact for artifact in self.artifacts if artifact.variant == variant]
+
+    def simulated_gap_db(self, target: str) -> float:
+        """Returns how far the SQNR of a target's int8 artifact may be from its QDQ program's: the bundle's own gate, else the target's."""
+        own = self.gates.simulated_sqnr_gap_db.get(target)
+        return find_target(target).simulated_sqnr_gap_db if own is None else own
 
     def files(self) -> list[FileRecord]:
         """Every file the manifest vouches for."""

@@ -1,18 +1,15 @@
-"""The table of engines: one line per target. Only the requested engine's module, and with it its library, is imported."""
+"""Opening an artifact with its target's engine. Only the requested engine's module, and with it its library, is imported."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
 
-from f2i_runtime.errors import MissingPackageError, UsageError
 from f2i_runtime.stderr_filter import drop_engine_logs
+from f2i_runtime.targets import REFERENCE, REFERENCE_ENGINE, Adapter, Variant, check_accelerator, find_target
 
 
 class Session(Protocol):
@@ -30,40 +27,24 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Engine:
-    """How a target is executed: the module with ``open_session``, the package it needs and the extra that installs it."""
-
-    module: str
-    package: str
-    extra: str
-
-
-ENGINES: dict[str, Engine] = {
-    "torch": Engine("f2i_runtime.engines.run_torch", "torch", "model"),
-    "executorch": Engine("f2i_runtime.engines.run_executorch", "executorch", "run-executorch"),
-    "tflite": Engine("f2i_runtime.engines.run_tflite", "ai_edge_litert", "run-tflite"),
-    "onnx": Engine("f2i_runtime.engines.run_onnx", "onnxruntime", "run-onnx"),
-    "coreml": Engine("f2i_runtime.engines.run_coreml", "coremltools", "run-coreml"),
-}
+def engine_adapter(target: str) -> Adapter:
+    """Returns what executes a target, or the reference. Raises UsageError for an unknown target."""
+    return REFERENCE_ENGINE if target == REFERENCE.target else find_target(target).engine
 
 
 def installed(target: str) -> bool:
-    """Whether the engine's package can be imported; does not import it."""
-    return importlib.util.find_spec(ENGINES[target].package) is not None
+    """Returns whether the engine's package can be imported; does not import it."""
+    return engine_adapter(target).installed()
 
 
-def open_session(target: str, path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> Session:
+def open_session(variant: Variant, path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> Session:
     """Load one artifact.
 
     ``inputs``: names in calling order with their shapes. ``threads``: 0 takes the engine's default.
-    Raises UsageError for an unknown target, MissingPackageError with the install command, ToolchainError when the engine refuses the file.
+    Raises UsageError for an unknown target or an accelerator that it does not have, MissingPackageError with the install command, ToolchainError when the
+    engine refuses the file.
     """
-    engine = ENGINES.get(target)
-    if engine is None:
-        raise UsageError(f"target {target!r} is unknown; choose from {', '.join(ENGINES)}")
-    if not installed(target):
-        raise MissingPackageError(engine.package, f"the {target} engine", engine.extra)
+    check_accelerator(variant)
     with drop_engine_logs():
-        module = importlib.import_module(engine.module)
+        module = engine_adapter(variant.target).load(f"the {variant.target} engine")
         return cast("Session", module.open_session(path, component=component, inputs=inputs, threads=threads))

@@ -6,8 +6,6 @@ is, and where an engine shows its layers, each layer is given what the QDQ progr
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +17,9 @@ import numpy as np
 from f2i_runtime.bundle.manifest import STATIC, Gates
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.quantized_layers import QuantizedLayer
-from f2i_runtime.engines.session import ENGINES
-from f2i_runtime.errors import MissingPackageError
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, relative_l2
-from f2i_runtime.pipeline import REFERENCE, open_pipeline
-from f2i_runtime.targets import CPU, Variant
+from f2i_runtime.pipeline import open_pipeline
+from f2i_runtime.targets import CPU, REFERENCE, Variant, find_target
 from f2i_runtime.validation.reference_run import ReferenceRun, stitch
 from f2i_runtime.validation.results import ComponentRow, Gate, LayerRow, Rows, Subject, finite, gate
 
@@ -33,8 +29,6 @@ Crops = Mapping[str, Array]
 
 LOSSLESS_DB = 90.0
 """A component whose QDQ program is this close to the reference is float: there is no rounding to compare."""
-LAYER_PACKAGES = {"onnx": ("onnx", "onnx"), "tflite": ("ai_edge_litert", "run-tflite")}
-"""Targets whose artifacts can be taken apart into layers → the package that this needs, and the extra that installs it."""
 SIMULATED = "simulated"
 """How reports call the QDQ programs where they are compared with engines."""
 
@@ -58,7 +52,7 @@ def simulate(bundle: Bundle, precision: str, truth: ReferenceRun, threads: int) 
         return None
     from f2i_runtime.engines.run_torch import TorchSession, quantized_layers
 
-    with open_pipeline(bundle, REFERENCE[0], precision, threads=threads) as pipeline:
+    with open_pipeline(bundle, Variant(REFERENCE.target, precision), threads=threads) as pipeline:
         sqnr, layers = {}, {}
         for call in bundle.manifest.dataflow:
             sums = ErrorSums()
@@ -76,10 +70,10 @@ def component_gaps(simulated: Simulated, variant: Variant, rows: Iterable[Compon
     gates = []
     for row in rows:
         alone = simulated.sqnr_db[row.component]
-        if alone > LOSSLESS_DB or (variant.target == "coreml" and simulated.precision not in STATIC):
-            continue  # of int8 weights alone Core ML loses less than its fp16 ops do: `own_weights_rel_l2` asks for more than this gate could
+        if alone > LOSSLESS_DB or (find_target(variant.target).half_inside and simulated.precision not in STATIC):
+            continue  # int8 weights alone lose less than fp16 ops do: `own_weights_rel_l2` asks more of such a target than this gate could
         gap = math.nan if row.sqnr_db is None else abs(row.sqnr_db - alone)
-        limit = limits.simulated_sqnr_gap_db[variant.target]  # type: ignore[index]
+        limit = limits.simulated_sqnr_gap_db.get(variant.target, find_target(variant.target).simulated_sqnr_gap_db)
         gates.append(gate(Subject(variant, component=row.component), "simulated_sqnr_gap_db", gap, limit))
     return tuple(gates)
 
@@ -89,12 +83,12 @@ def layer_parity(simulated: Simulated, variant: Variant, bundle: Bundle) -> Rows
 
     Nothing where the target's artifacts cannot be taken apart. Raises MissingPackageError, ToolchainError.
     """
-    if variant.target not in LAYER_PACKAGES:
+    if find_target(variant.target).layers is None:
         return Rows()
     rows: list[LayerRow] = []
     gates: list[Gate] = []
     for component, layers in simulated.layers.items():
-        artifact = bundle.manifest.artifact(component, variant.target, variant.precision)
+        artifact = bundle.manifest.artifact(component, variant)
         errors = layer_errors(variant.target, bundle.artifact_path(artifact), layers)
         rows += [
             LayerRow(**variant._asdict(), component=component, layer=n.name, op=n.op, rel_l2=finite(errors.get(n.name))) for n in layers
@@ -136,8 +130,8 @@ def layer_errors(target: str, path: Path, layers: Sequence[QuantizedLayer]) -> d
 
     Raises MissingPackageError, ToolchainError.
     """
-    package, extra = LAYER_PACKAGES[target]
-    if importlib.util.find_spec(package) is None:
-        raise MissingPackageError(package, f"comparing the layers of {target} artifacts", extra)
-    outputs: dict[str, Array] = importlib.import_module(ENGINES[target].module).layer_outputs(path, layers)
+    adapter = find_target(target).layers
+    if adapter is None:
+        return {}
+    outputs: dict[str, Array] = adapter.load(f"comparing the layers of {target} artifacts").layer_outputs(path, layers)
     return {layer.name: relative_l2(layer.output, outputs[layer.name]) for layer in layers if layer.name in outputs}

@@ -16,13 +16,14 @@ from pathlib import Path
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
+from f2i_runtime.targets import EVERYTHING, Selection, Variant
 
 from f2i_bench.core.protocol import BenchReport, Device, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from f2i_bench.core.sensors import TemperatureGate
 from f2i_bench.devices.android.adb import DeviceError, Phone, connected, find_adb
 from f2i_bench.devices.android.android_run import Place, remote_folder, run_job, run_native, sweep
 from f2i_bench.devices.android.native_runners import Runner
-from f2i_bench.devices.parity_job import RUNNABLE, Load, judge, stage
+from f2i_bench.devices.parity_job import Load, judge, runnable, stage
 from f2i_bench.host.host_bench import versions
 
 Progress = Callable[[str, int, int], None]
@@ -45,20 +46,14 @@ def bench_android(
     settings: Settings,
     options: AdbOptions,
     *,
-    target: str | None = None,
-    precision: str | None = None,
+    only: Selection = EVERYTHING,
     progress: Progress = lambda *_: None,
 ) -> list[BenchReport]:
     """One report per device, all devices at once. What fails on a device is in its report's rows and costs no other device anything.
 
     Raises UsageError when adb or a named device is missing, or nothing in the bundle matches.
     """
-    have = bundle.manifest.variants()
-    variants = [(t, p) for t, p in have if t in RUNNABLE and target in (None, t) and precision in (None, p)]
-    if not variants:
-        raise UsageError(
-            f"{bundle.root}: nothing for Android for that target and precision; it holds {', '.join(f'{t}/{p}' for t, p in have)}"
-        )
+    variants = runnable(bundle, only, "for Android")
     adb = options.adb or find_adb()
     attached = connected(adb)
     serials = options.serials or tuple(s for s, state in attached.items() if state == "device")
@@ -72,7 +67,7 @@ def bench_android(
 
 
 def _device(
-    bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variants: Sequence[tuple[str, str]], progress: Progress
+    bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variants: Sequence[Variant], progress: Progress
 ) -> BenchReport:
     rows: list[Row] = []
     notes: list[str] = []
@@ -96,9 +91,9 @@ def _device(
         notes += [_condition(phone, "after"), gate.note()]
     except DeviceError as e:
         notes.append(str(e))
-        done = {(r.target, r.precision, r.threads) for r in rows}
-        missing = [(t, p, n) for n in settings.threads for t, p in variants if (t, p, n) not in done]
-        rows += [row for t, p, n in missing for row in _failed(bundle, t, p, n, str(e))]
+        done = {(r.variant, r.threads) for r in rows}
+        missing = [(v, n) for n in settings.threads for v in variants if (v, n) not in done]
+        rows += [row for v, n in missing for row in _failed(bundle, v, n, str(e))]
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=device,
@@ -139,11 +134,11 @@ def describe(phone: Phone) -> Device:
     )
 
 
-def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: tuple[str, str], threads: int) -> list[Row]:
+def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: Variant, threads: int) -> list[Row]:
     """One variant on one device, in a folder of its own there that is gone afterwards."""
     try:
         with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
-            job = stage(bundle, *variant, Path(folder) / "job", Load(threads, settings.warmup, settings.runs))
+            job = stage(bundle, variant, Path(folder) / "job", Load(threads, settings.warmup, settings.runs))
             place = Place(phone, remote, options.run_seconds)
             runner = next((r for r in options.runners if r.target == job.target), None)
             if runner:
@@ -154,19 +149,19 @@ def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Pho
             return _in_rounds(judge(bundle, job, result, job.folder), settings)
     except DeviceError as e:
         phone.check()
-        return _failed(bundle, *variant, threads, str(e))
+        return _failed(bundle, variant, threads, str(e))
 
 
-def _sustain(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: tuple[str, str], threads: int) -> Sustained:
+def _sustain(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: Variant, threads: int) -> Sustained:
     """Whole tiles without a pause, by Python on the device. Raises DeviceError."""
     seconds = 60 * settings.sustained_minutes
     with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
-        job = stage(bundle, *variant, Path(folder) / "job", Load(threads, sustained=seconds))
+        job = stage(bundle, variant, Path(folder) / "job", Load(threads, sustained=seconds))
         result = run_job(job, Place(phone, remote, options.run_seconds + seconds), python=options.python)
     failed = [i["error"] for i in result["items"] if i["error"]]
     if failed:
-        raise DeviceError(f"{phone.serial}: sustained run of {'/'.join(variant)}: {failed[0]}")
-    return sustained_run(*variant, threads, tuple(Sample.model_validate(s) for s in result["samples"]))
+        raise DeviceError(f"{phone.serial}: sustained run of {variant}: {failed[0]}")
+    return sustained_run(variant, threads, tuple(Sample.model_validate(s) for s in result["samples"]))
 
 
 def _condition(phone: Phone, when: str) -> str:
@@ -190,6 +185,6 @@ def _in_rounds(rows: list[Row], settings: Settings) -> list[Row]:
     return result
 
 
-def _failed(bundle: Bundle, target: str, precision: str, threads: int, reason: str) -> list[Row]:
-    base = {"target": target, "precision": precision, "threads": threads, "status": "failed", "reason": reason}
+def _failed(bundle: Bundle, variant: Variant, threads: int, reason: str) -> list[Row]:
+    base = {**variant._asdict(), "threads": threads, "status": "failed", "reason": reason}
     return [Row.model_validate(base | {"component": call.component}) for call in bundle.manifest.dataflow]

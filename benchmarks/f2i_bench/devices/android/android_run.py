@@ -95,9 +95,7 @@ def _check_room(job: Job, phone: Phone, remote: str) -> None:
     free = phone.free_bytes(remote)
     if free < size:
         where = remote.rpartition("/")[0]
-        raise DeviceError(
-            f"{phone.serial}: {free / 1e6:.0f} MB free in {where}, {job.target}/{job.precision} needs {size / 1e6:.0f} MB; free some"
-        )
+        raise DeviceError(f"{phone.serial}: {free / 1e6:.0f} MB free in {where}, {job.variant} needs {size / 1e6:.0f} MB; free some")
 
 
 def _shell(place: Place, command: str) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from f2i_runtime.bundle.manifest import Call
 from f2i_runtime.bundle.store import MANIFEST, Bundle, load_array
+from f2i_runtime.engines.run_coreml import TARGET
 from f2i_runtime.errors import MissingPackageError, UsageError
 from f2i_runtime.files import sha256_file
 from f2i_runtime.memory import peak_rss
 from f2i_runtime.metrics.fidelity import ErrorSums
+from f2i_runtime.targets import EVERYTHING, Selection, Variant
 
 from f2i_bench.core.protocol import BenchReport, OpTime, Row, Settings, with_figures
 from f2i_bench.host.host_bench import host_device, versions
@@ -26,7 +28,7 @@ from f2i_bench.host.host_worker import golden_inputs
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
 
 
-def bench_apple(bundle: Bundle, settings: Settings, *, precision: str | None = None) -> BenchReport:
+def bench_apple(bundle: Bundle, settings: Settings, *, only: Selection = EVERYTHING) -> BenchReport:
     """Every Core ML variant and component on every compute unit. Raises UsageError off a Mac or when the bundle holds no Core ML."""
     if sys.platform != "darwin":
         raise UsageError("device apple needs a Mac (Core ML runs nowhere else); on this machine use --device host, arm64 or adb")
@@ -34,10 +36,10 @@ def bench_apple(bundle: Bundle, settings: Settings, *, precision: str | None = N
         import coremltools as ct
     except ImportError as e:
         raise MissingPackageError("coremltools", "device apple", "run-coreml") from e
-    variants = [(t, p) for t, p in bundle.manifest.variants() if t == "coreml" and precision in (None, p)]
+    variants = [v for v in bundle.manifest.variants(only) if v.target == TARGET]
     if not variants:
-        raise UsageError(f"{bundle.root}: it holds no Core ML of that precision; export with --target coreml")
-    rows = [_row(bundle, settings, p, call, unit, ct) for _, p in variants for call in bundle.manifest.dataflow for unit in UNITS]
+        raise UsageError(f"{bundle.root}: it holds no Core ML of that precision; export with --target {TARGET}")
+    rows = [_row(bundle, settings, v, call, unit, ct) for v in variants for call in bundle.manifest.dataflow for unit in UNITS]
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=host_device().model_copy(update={"kind": "apple"}),
@@ -50,11 +52,11 @@ def bench_apple(bundle: Bundle, settings: Settings, *, precision: str | None = N
     )
 
 
-def _row(bundle: Bundle, settings: Settings, precision: str, call: Call, unit: str, ct: Any) -> Row:
+def _row(bundle: Bundle, settings: Settings, variant: Variant, call: Call, unit: str, ct: Any) -> Row:
     component = call.component
-    artifact = bundle.manifest.artifact(component, "coreml", precision)
+    artifact = bundle.manifest.artifact(component, variant)
     path = bundle.artifact_path(artifact)
-    base: dict[str, Any] = {"target": "coreml", "precision": precision, "component": component, "threads": 0, "engine": f"Core ML {unit}"}
+    base: dict[str, Any] = {**variant._asdict(), "component": component, "threads": 0, "engine": f"Core ML {unit}"}
     try:
         began = time.perf_counter_ns()
         model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[unit])

@@ -14,12 +14,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from f2i_runtime.bundle.store import MANIFEST, Bundle
-from f2i_runtime.errors import ToolchainError, UsageError
+from f2i_runtime.errors import ToolchainError
 from f2i_runtime.files import sha256_file
+from f2i_runtime.targets import EVERYTHING, Selection, targets
 
 from f2i_bench.core.protocol import BenchReport, Row, Settings
-from f2i_bench.devices.arm64.arm64_tools import BACKPORTS, WHEELS, Emulator, setup_arm64
-from f2i_bench.devices.parity_job import RUNNABLE, Job, Load, judge, run_command, run_here, stage
+from f2i_bench.devices.arm64.arm64_tools import BACKPORTS, Emulator, setup_arm64
+from f2i_bench.devices.parity_job import Job, Load, judge, run_command, run_here, runnable, stage
 from f2i_bench.host.host_bench import host_device, versions
 
 LEVELS = {"cortex-a53": "plain NEON", "cortex-a76": "dot product, fp16", "cortex-a710": "i8mm, SVE2"}
@@ -34,8 +35,7 @@ def bench_arm64(
     bundle: Bundle,
     settings: Settings,
     *,
-    target: str | None = None,
-    precision: str | None = None,
+    only: Selection = EVERYTHING,
     levels: tuple[str, ...] = tuple(LEVELS),
     progress: Progress = lambda *_: None,
 ) -> BenchReport:
@@ -43,18 +43,13 @@ def bench_arm64(
 
     Raises UsageError when nothing in the bundle matches or the emulator cannot be had; an engine that fails costs its own rows.
     """
-    have = bundle.manifest.variants()
-    variants = [(t, p) for t, p in have if t in RUNNABLE and target in (None, t) and precision in (None, p)]
-    if not variants:
-        raise UsageError(
-            f"{bundle.root}: nothing to emulate for that target and precision; it holds {', '.join(f'{t}/{p}' for t, p in have)}"
-        )
+    variants = runnable(bundle, only, "to emulate")
     emulator = setup_arm64(progress)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for k, (t, p) in enumerate(variants):
+        for k, variant in enumerate(variants):
             counted = 0 if emulator.uncounted else COUNTED_RUNS
-            job = stage(bundle, t, p, Path(folder) / f"{t}-{p}", Load(threads=1, counted=counted))
+            job = stage(bundle, variant, Path(folder) / "-".join(variant), Load(threads=1, counted=counted))
             rows += _variant(bundle, job, emulator, levels)
             shutil.rmtree(job.folder)
             progress("emulated variants", k + 1, len(variants))
@@ -64,7 +59,8 @@ def bench_arm64(
     return BenchReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         device=device,
-        versions=versions() | {"qemu-user": BACKPORTS, **dict(w.split("==") for ws in WHEELS.values() for w in ws if "==" in w)},
+        versions=versions()
+        | {"qemu-user": BACKPORTS, **dict(w.split("==") for t in targets().values() if t.arm64 for w in t.arm64.wheels if "==" in w)},
         bundle=bundle.manifest.name,
         manifest_sha256=sha256_file(bundle.root / MANIFEST),
         settings=settings,
@@ -99,7 +95,7 @@ def _variant(bundle: Bundle, job: Job, emulator: Emulator, levels: tuple[str, ..
             result = run_command(command, job, job.folder / "result.json", RUN_SECONDS, f"arm64 {cpu}")
             found = judge(bundle, job, result, job.folder, note=f", emulated {cpu}", native=native)
         except ToolchainError as e:
-            base = {"target": job.target, "precision": job.precision, "threads": job.threads, "status": "failed", "reason": str(e)}
+            base = {**job.variant._asdict(), "threads": job.threads, "status": "failed", "reason": str(e)}
             found = [Row.model_validate(base | {"component": c}) for c in job.components]
         rows += [row.model_copy(update={"cpu_level": cpu}) for row in found]
     return rows

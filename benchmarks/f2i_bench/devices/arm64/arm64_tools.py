@@ -13,6 +13,7 @@ from pathlib import Path
 
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.files import atomic_directory, exclusive_lock
+from f2i_runtime.targets import Arm64, targets
 
 from f2i_bench.devices.arm64.debian import closure, package_list, unpack
 from f2i_bench.devices.arm64.qemu_build import build_qemu, compiler
@@ -22,16 +23,10 @@ SUITE, BACKPORTS = "bookworm", "bookworm-backports"
 GUEST = ("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6", "libgomp1")
 NOT_NEEDED = ("debconf", "tzdata", "media-types", "dpkg", "tar", "readline-common")
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
-WHEELS = {
-    "onnx": ("onnxruntime==1.32.0", "numpy==2.4.6"),
-    "tflite": ("ai-edge-litert==2.3.0", "numpy==2.4.6"),
-    # 1.4.1 wants torch 2.13, whose aarch64 build on PyPI needs CUDA; this pair runs the same files. --no-deps: the binding needs torch and numpy only.
-    "executorch": ("executorch==1.0.1", "torch==2.9.1", "numpy==2.4.6", "typing-extensions", "sympy==1.14.0", "mpmath==1.3.0"),
-}
 INSTRUCTIONS = "instructions.txt"
 """Where the counter writes, in the job's folder; device_runner.py reads it."""
 TOOLS_VERSION = "1"
-"""Raised when anything above changes, so that old folders are left alone."""
+"""Raised when anything above or a target's wheels change, so that old folders are left alone."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -75,10 +70,11 @@ def setup_arm64(progress: Progress = lambda *_: None) -> Emulator:
             unpack(closure(["qemu-user"], [package_list(BACKPORTS, "amd64")]), home / "qemu", progress)
         if not (home / "guest").exists():
             unpack(closure(GUEST, [package_list(SUITE, "arm64")], NOT_NEEDED), home / "guest", progress)
-        for k, target in enumerate(WHEELS):
-            if not (home / target).exists():
-                _wheels(target, home / target)
-            progress("aarch64 engines", k + 1, len(WHEELS))
+        runnable = {name: target.arm64 for name, target in targets().items() if target.arm64}
+        for k, (name, packages) in enumerate(runnable.items()):
+            if not (home / name).exists():
+                _wheels(name, packages, home / name)
+            progress("aarch64 engines", k + 1, len(runnable))
     return Emulator(home, uncounted)
 
 
@@ -93,7 +89,7 @@ def _counting(home: Path, progress: Progress) -> str:
     return ""
 
 
-def _wheels(target: str, destination: Path) -> None:
+def _wheels(target: str, packages: Arm64, destination: Path) -> None:
     with atomic_directory(destination) as staging, tempfile.TemporaryFile("w+") as log:
         command = [
             sys.executable,
@@ -107,9 +103,9 @@ def _wheels(target: str, destination: Path) -> None:
             "--python-version",
             "3.11",
         ]
-        command += ["--no-deps"] if target == "executorch" else []
+        command += ["--no-deps"] if packages.no_deps else []
         command += [part for p in PLATFORMS for part in ("--platform", p)]
-        if subprocess.run([*command, *WHEELS[target]], stdout=log, stderr=log).returncode:
+        if subprocess.run([*command, *packages.wheels], stdout=log, stderr=log).returncode:
             log.seek(0)
             errors = [line for line in log.read().splitlines() if line.startswith("ERROR")] or ["no message"]
             raise UsageError(
