@@ -14,6 +14,7 @@ from f2i_bench.host.host_bench import bench_host
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import write_json
+from f2i_runtime.targets import Selection
 from published_schema import assert_fits
 from repository import F2I
 
@@ -108,7 +109,7 @@ def test_absent_and_broken_sensors_are_not_read_as_temperatures(tmp_path):
 
 @pytest.fixture(scope="module")
 def measured(tiny_bundle):
-    return bench_host(open_bundle(tiny_bundle), QUICK, precision="fp32")
+    return bench_host(open_bundle(tiny_bundle), QUICK, only=Selection(precision="fp32"))
 
 
 def test_host_measures_every_variant_and_component(measured):
@@ -178,7 +179,7 @@ def test_an_engine_that_fails_costs_its_own_rows(bundle_copy):
     row["files"] = [r.model_dump() for r in tree_records(bundle_copy, victim)]
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
     quick = QUICK.model_copy(update={"runs": 3, "rounds": 3, "seconds": 0.2})
-    report = bench_host(open_bundle(bundle_copy), quick, precision="fp32")
+    report = bench_host(open_bundle(bundle_copy), quick, only=Selection(precision="fp32"))
     status = {(r.target, r.status) for r in report.rows}
     assert ("onnx", "failed") in status and ("tflite", "ok") in status and ("executorch", "ok") in status
     assert "unet" in next(r.reason for r in report.rows if r.status == "failed")
@@ -192,7 +193,7 @@ def test_an_engine_that_fails_costs_its_own_rows(bundle_copy):
         pytest.param(BenchOptions(device="apple"), "needs a Mac", marks=pytest.mark.skipif(sys.platform == "darwin", reason="this is one")),
         (BenchOptions(threads="two"), "--threads"),
         (BenchOptions(megapixels="12,big"), "--megapixels"),
-        (BenchOptions(target="nope"), "it holds"),
+        (BenchOptions(only=Selection("nope")), "it holds"),
     ],
 )
 def test_bad_options(tiny_bundle, options, words):
@@ -245,7 +246,7 @@ def test_a_photo_is_its_tiles_and_what_its_size_costs(tiny_bundle):
 @pytest.mark.slow
 def test_on_this_machine_equal_builds_are_inconclusive_and_a_slowed_one_is_slower(tiny_bundle):
     bundle, settings = open_bundle(tiny_bundle), Settings(threads=(1,), seconds=3)
-    first, second, slowed = (bench_host(bundle, settings, precision="fp32", slowdown=s) for s in (0.0, 0.0, 0.2))
+    first, second, slowed = (bench_host(bundle, settings, only=Selection(precision="fp32"), slowdown=s) for s in (0.0, 0.0, 0.2))
     same = [c.verdict for c in with_baseline(second, first, "first").compared]
     slower = [c.verdict for c in with_baseline(slowed, first, "first").compared]
     assert same.count("inconclusive") >= 0.95 * len(same)

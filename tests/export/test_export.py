@@ -13,12 +13,12 @@ from f2i_export import schedule
 from f2i_export.write_bundle import ExportOptions, export_bundle, plan_jobs
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
-from f2i_runtime.bundle.manifest import TARGETS
 from f2i_runtime.bundle.store import open_bundle, verify
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import exclusive_lock
 from f2i_runtime.photo.samples import sample_tiles
-from f2i_runtime.pipeline import REFERENCE, open_pipeline
+from f2i_runtime.pipeline import open_pipeline
+from f2i_runtime.targets import REFERENCE, TARGETS, Variant
 from f2i_runtime.tiling.overlap import ROUNDING, band_error, edge_profile, sample_pairs
 from repository import F2I
 
@@ -26,7 +26,7 @@ from repository import F2I
 def test_every_target_and_precision_is_there_and_verified(tiny_bundle):
     bundle = open_bundle(tiny_bundle)
     assert verify(bundle) > 0
-    assert set(bundle.manifest.variants()) == {(t, p) for t in TARGETS for p in ("fp32", "fp16")}
+    assert set(bundle.manifest.variants()) == {Variant(t, p) for t in TARGETS for p in ("fp32", "fp16")}
     for artifact in bundle.manifest.artifacts:
         assert artifact.rewrites, f"{artifact.path}: no rewrite was recorded"
         assert all(r.relative_l2 <= (2e-4 if r.name == "sigmoid_gelu" else 1e-5) for r in artifact.rewrites)
@@ -58,7 +58,7 @@ def test_fp16_artifacts_hold_half_the_weights(tiny_bundle, target):
 
 def test_golden_vectors_are_what_the_reference_computes(tiny_bundle):
     bundle = open_bundle(tiny_bundle)
-    with open_pipeline(bundle, *REFERENCE) as reference:
+    with open_pipeline(bundle, REFERENCE) as reference:
         for golden in bundle.manifest.golden:
             tensors = {name: np.load(bundle.check(record)) for name, record in golden.tensors.items()}
             np.testing.assert_allclose(reference.tile(tensors["lr"]), tensors["sr"], atol=1e-5)
@@ -68,7 +68,7 @@ def test_golden_vectors_are_what_the_reference_computes(tiny_bundle):
 def test_engine_matches_the_reference_on_a_real_tile(tiny_bundle, target):
     bundle = open_bundle(tiny_bundle)
     [(_, tile)] = sample_tiles(bundle.manifest.tile.size, 1, seed=7)
-    with open_pipeline(bundle, *REFERENCE) as reference, open_pipeline(bundle, target, "fp32") as engine:
+    with open_pipeline(bundle, REFERENCE) as reference, open_pipeline(bundle, Variant(target, "fp32")) as engine:
         expected, got = reference.tile(tile), engine.tile(tile)
     assert got.dtype == np.float32
     assert np.linalg.norm(got - expected) / np.linalg.norm(expected) < 3e-5
@@ -81,9 +81,9 @@ def test_a_large_core_ml_package_is_cut_in_two_that_compute_the_same(tiny_bundle
         assert artifact.path.endswith(".chunks") and artifact.parity.sqnr_db > 45
         packages = {Path(f.path).relative_to(artifact.path).parts[0] for f in artifact.files}
         assert packages == {"chunk1.mlpackage", "chunk2.mlpackage"}
-        assert artifact.bytes < 1.3 * whole.manifest.artifact(artifact.component, "coreml", "fp16").bytes
+        assert artifact.bytes < 1.3 * whole.manifest.artifact(artifact.component, Variant("coreml", "fp16")).bytes
     [(_, tile)] = sample_tiles(cut.manifest.tile.size, 1, seed=7)
-    with open_pipeline(whole, "coreml", "fp16") as one, open_pipeline(cut, "coreml", "fp16") as two:
+    with open_pipeline(whole, Variant("coreml", "fp16")) as one, open_pipeline(cut, Variant("coreml", "fp16")) as two:
         np.testing.assert_allclose(two.tile(tile), one.tile(tile), atol=2e-3)
 
 
@@ -101,7 +101,7 @@ def test_overlap_auto_is_measured_and_recorded(cache, tmp_path):
     tile, gates = bundle.manifest.tile, bundle.manifest.gates
     assert tile.measured is not None and tile.measured.overlap == tile.overlap
     # The weights are random, so that nothing but the seam gate is aimed at: the least overlap that meets it, or the largest there is.
-    with open_pipeline(bundle, *REFERENCE) as reference:
+    with open_pipeline(bundle, REFERENCE) as reference:
         squares, floor = edge_profile(reference.tile, tile, sample_pairs(tile))
     ratios = {overlap: band_error(squares, overlap, tile) / max(floor, ROUNDING) for overlap in range(0, 15, 2)}
     expected = next((overlap for overlap, ratio in ratios.items() if ratio <= gates.seam_ratio), 14)

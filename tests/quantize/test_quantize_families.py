@@ -11,7 +11,7 @@ from f2i_quantize.models.parts import TokenProjector
 from f2i_quantize.models.whole_model import F2IModel
 from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
 from f2i_quantize.ptq.recipe import load_recipe
-from f2i_runtime.bundle.manifest import TARGETS
+from f2i_runtime.targets import TARGETS
 from f2i_runtime.validation.validate import validate
 from f2i_runtime.validation.validate_options import ValidateOptions
 from model_zoo import latent_model, small_kl

@@ -15,6 +15,7 @@ from f2i_quantize.ptq.sensitivity import OutputError, Unit
 from f2i_quantize.rewrites.capture import relative_l2
 from f2i_runtime.errors import UsageError
 from f2i_runtime.photo.samples import sample_tiles
+from f2i_runtime.targets import Variant
 from f2i_runtime.validation.validate import validate
 from f2i_runtime.validation.validate_options import ValidateOptions
 
@@ -159,7 +160,7 @@ def test_bundle_carries_the_chosen_rules_and_the_report_shows_them(chosen, tmp_p
     assert len(model.recipe["w8a8-mixed"]["sha256"]) == 64 and model.calibration["w8a8-mixed"]["mixed"]["psnr_db"] >= 34
     sqnr = {(a.component, a.precision): a.parity.sqnr_db for a in bundle.manifest.artifacts}
     assert sqnr["unet", "w8a16"] > 30 and sqnr["feature_encoder", "w8a16"] > 50
-    integers = onnx.load(bundle.root / bundle.manifest.artifact("unet", "onnx", "w8a16").path).graph.initializer
+    integers = onnx.load(bundle.root / bundle.manifest.artifact("unet", Variant("onnx", "w8a16")).path).graph.initializer
     assert any(i.data_type == onnx.TensorProto.INT16 for i in integers)
     images = ReportImages()
     report = validate(bundle, ValidateOptions(tiles=1, photos=1), show=images.collect)

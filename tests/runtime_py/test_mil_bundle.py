@@ -21,6 +21,7 @@ from f2i_runtime.mil.judge.op_errors import Reference
 from f2i_runtime.mil.judge.source_program import load_source
 from f2i_runtime.mil.judge.weight_audit import own_weights_error
 from f2i_runtime.photo.samples import sample_tiles
+from f2i_runtime.targets import Variant
 from f2i_runtime.validation import coreml_findings as diagnose
 from f2i_runtime.validation.validate import validate
 from f2i_runtime.validation.validate_options import ValidateOptions
@@ -138,7 +139,7 @@ def test_a_sound_bundle_passes_and_every_op_is_in_its_band(bundle):
 
 
 def test_the_source_is_complete_and_not_counted_as_shipped(bundle):
-    artifact = bundle.manifest.artifact("unet", "coreml", "fp16")
+    artifact = bundle.manifest.artifact("unet", Variant("coreml", "fp16"))
     source = next(record for record in artifact.files if record.path.endswith(".source.pt2"))
     assert artifact.bytes == sum(record.bytes for record in artifact.files) - source.bytes
     assert {path.name for path in bundle.artifact_path(artifact).iterdir()} == {"Manifest.json", "Data"}
@@ -231,7 +232,7 @@ COMPRESSED = {
 
 @pytest.mark.parametrize("kind", COMPRESSED)
 def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle, tmp_path):
-    package = bundle.artifact_path(bundle.manifest.artifact("unet", "coreml", "fp32"))
+    package = bundle.artifact_path(bundle.manifest.artifact("unet", Variant("coreml", "fp32")))
     program = load_source(package, bundle.root / "reference/unet.pt2")
     compressed = tmp_path / "unet.mlpackage"
     COMPRESSED[kind](ct.models.MLModel(str(package), skip_model_load=True)).save(str(compressed))
@@ -241,7 +242,7 @@ def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle
 
 
 def test_located_rows_are_told_in_words(bundle):
-    artifact = bundle.manifest.artifact("feature_encoder", "coreml", "fp16")
+    artifact = bundle.manifest.artifact("feature_encoder", Variant("coreml", "fp16"))
     inputs, _ = golden(bundle, "feature_encoder")
     text = "\n".join(diagnose.describe(diagnose.locate(bundle, artifact, inputs)))
     assert "coreml/fp16 feature_encoder" in text and "by itself: none" in text

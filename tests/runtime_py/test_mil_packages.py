@@ -15,6 +15,7 @@ from f2i_runtime.engines.session import open_session
 from f2i_runtime.errors import MilError, ToolchainError
 from f2i_runtime.mil import load
 from f2i_runtime.mil.predict import install
+from f2i_runtime.targets import Variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mil_programs import convert, only, relative, sample
@@ -80,7 +81,7 @@ def test_session_is_the_engines_interface(saved):
     net, _, path = saved
     evaluator = load(path)
     shapes = {name: item.shape for name, item in evaluator.inputs.items()}
-    session = open_session("coreml", path, component="net", inputs=shapes, threads=1)
+    session = open_session(Variant("coreml", "fp32"), path, component="net", inputs=shapes, threads=1)
     (name,) = shapes
     got = session.run({name: sample()})
     assert got.dtype == np.float32
@@ -88,7 +89,7 @@ def test_session_is_the_engines_interface(saved):
     assert relative(got, reference(net)) < 3e-6
     session.close()
     with pytest.raises(ToolchainError, match="expected"):
-        open_session("coreml", path, component="net", inputs={name: (1, 3, 9, 9)})
+        open_session(Variant("coreml", "fp32"), path, component="net", inputs={name: (1, 3, 9, 9)})
 
 
 def test_predict_is_coremltools_own(saved):

@@ -55,7 +55,7 @@ class Judged:
 
 def variant_of(pipeline: Pipeline) -> Variant:
     """Returns the variant that a pipeline runs."""
-    return Variant(pipeline.target, pipeline.precision)
+    return pipeline.variant
 
 
 def judge_variant(
@@ -131,7 +131,7 @@ def _sources(pipeline: Pipeline, worst: dict[str, dict[str, Array]], walk: bool)
     gates: list[Gate] = []
     bad_ops = []
     for call in bundle.manifest.dataflow if variant.target == "coreml" else ():
-        artifact = bundle.manifest.artifact(call.component, variant.target, variant.precision)
+        artifact = bundle.manifest.artifact(call.component, variant)
         inputs = {name: worst[call.component][tensor] for name, tensor in call.inputs.items()}
         subject = Subject(variant, component=call.component)
         gates += [gate(subject, f.figure, f.value, f.limit, f.detail) for f in diagnose.findings(bundle, artifact, inputs)]

@@ -15,7 +15,8 @@ from f2i_runtime.metrics.fidelity import psnr_db
 from f2i_runtime.photo.photo_listing import photo_files, photo_names
 from f2i_runtime.photo.samples import cut_tiles, load_rgb
 from f2i_runtime.photo.whole_photo import read_photo
-from f2i_runtime.pipeline import REFERENCE, Pipeline, open_pipeline, photo_plan
+from f2i_runtime.pipeline import Pipeline, open_pipeline, photo_plan
+from f2i_runtime.targets import REFERENCE
 from f2i_runtime.tiling.blend import upscale_array
 from f2i_runtime.validation.validate_options import ValidateOptions
 
@@ -57,7 +58,7 @@ def run_reference(bundle: Bundle, options: ValidateOptions, progress: Callable[[
     """
     sources = photo_files(options.images)
     size = bundle.manifest.tile.size
-    with open_pipeline(options.against or bundle, *REFERENCE, threads=options.threads) as reference:
+    with open_pipeline(options.against or bundle, REFERENCE, threads=options.threads) as reference:
         tiles = []
         for tile in _tiles(sources, size, options):
             tiles.append(reference.tensors(tile))

@@ -55,7 +55,7 @@ def measure(
         progress("QDQ programs", len(simulated), len(precisions))
     judged: list[Judged] = []
     for variant in variants:
-        with open_pipeline(bundle, variant.target, variant.precision, threads=options.threads) as pipeline:
+        with open_pipeline(bundle, variant, threads=options.threads) as pipeline:
             judged.append(judge_variant(pipeline, truth, simulated[variant.precision], options, show))
         progress("variants", len(judged), len(variants))
     found = {precision: alone for precision, alone in simulated.items() if alone}

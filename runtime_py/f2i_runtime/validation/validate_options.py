@@ -7,7 +7,7 @@ from pathlib import Path
 
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import UsageError
-from f2i_runtime.targets import Variant
+from f2i_runtime.targets import Selection, Variant
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,18 @@ class ValidateOptions:
     seed: int = 0
     find_bad_op: bool = False
     """Walk every Core ML program beside the one it was converted from; see :mod:`f2i_runtime.validation.coreml_findings`."""
+    accelerator: str | None = None
+
+    @property
+    def only(self) -> Selection:
+        """Which variants of the bundle are validated."""
+        return Selection(self.target, self.precision, self.accelerator)
 
 
 def chosen_variants(bundle: Bundle, options: ValidateOptions) -> list[Variant]:
     """Returns every complete variant that the options select. Raises UsageError when there is none."""
-    variants = [Variant(*v) for v in bundle.manifest.variants()]
-    chosen = [v for v in variants if options.target in (None, v.target) and options.precision in (None, v.precision)]
+    chosen = bundle.manifest.variants(options.only)
     if not chosen:
-        have = ", ".join(map(str, variants)) or "no complete variant"
-        raise UsageError(f"{bundle.root}: nothing to validate for that target and precision; the bundle has {have}")
+        have = bundle.manifest.listed()
+        raise UsageError(f"{bundle.root}: nothing to validate for that target, precision and accelerator; the bundle has {have}")
     return chosen
