@@ -16,7 +16,9 @@ from f2i_runtime.text_files import read_text_file
 class Record(BaseModel):
     """Base of the records: immutable, unknown keys are refused, and every number is finite or null."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
+    )
 
 
 class VariantRow(Record):
