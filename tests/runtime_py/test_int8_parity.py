@@ -28,7 +28,7 @@ from published_schema import assert_fits
 
 LAYERED = tuple(name for name, target in TARGETS.items() if target.layers)
 ENGINES = ("tflite", "onnx")
-"""Those whose artifacts can be taken apart; the slow tests add the others."""
+"""Those whose artifacts can be taken apart; tests of ``whole_bundle`` add the others."""
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,6 @@ def test_convolutions_that_the_quantizer_leaves_out_are_an_error(tiny_int8, monk
         quantized.simulated(rewritten(component.module), inputs, "unet", found)
 
 
-@pytest.mark.slow
 def test_every_target_agrees(whole_bundle):
     report = validate(whole_bundle, ValidateOptions(tiles=4, photos=1))
     found = gates(report, figure="simulated_sqnr_gap_db")
@@ -194,7 +193,6 @@ def test_every_target_agrees(whole_bundle):
         assert value is None or value > (30 if "coreml" in pair else 45), (pair, value)
 
 
-@pytest.mark.slow
 def test_executorch_computes_the_unet_that_was_once_wrong(whole_bundle):
     """Silent failure: with convolutions quantized, skip concatenations and upsampling between them, the output was 0.91 off, each block alone was right."""
     layers = layers_of(whole_bundle, "unet")
