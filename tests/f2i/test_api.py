@@ -166,7 +166,8 @@ def test_export_and_quantize_from_python(cache, tiny_int8, tmp_path):
 def test_sample_photo_from_file_to_file(engine, tmp_path):
     done = []
     f2i.upscale_file(engine, sample_photo("chelsea.png"), tmp_path / "big.jpg", progress=lambda k, n: done.append((k, n)))
-    assert Image.open(tmp_path / "big.jpg").size == (902, 600) and done[-1][0] == done[-1][1] == len(done)
+    with Image.open(tmp_path / "big.jpg") as picture:
+        assert picture.size == (902, 600) and done[-1][0] == done[-1][1] == len(done)
 
 
 def test_the_example_runs(tiny_bundle, tmp_path):
@@ -174,4 +175,5 @@ def test_the_example_runs(tiny_bundle, tmp_path):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("chelsea (600, 902, 3) uint8 by ") and done.stdout.endswith("gates passed\n")
-    assert Image.open(tmp_path / "example" / "coffee_x2.jpg").size == (1200, 800)
+    with Image.open(tmp_path / "example" / "coffee_x2.jpg") as picture:
+        assert picture.size == (1200, 800)

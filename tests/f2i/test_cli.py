@@ -43,7 +43,8 @@ def test_run_upscales_a_photo_on_every_engine(tiny_bundle, tmp_path, target):
     Image.open(sample_photo("chelsea.png")).crop((0, 0, 150, 101)).save(photo, quality=95)
     result = f2i("run", tiny_bundle, photo, "--out", tmp_path / "out.jpg", "--target", target)
     assert result.returncode == 0, result.stderr
-    assert Image.open(tmp_path / "out.jpg").size == (300, 202)
+    with Image.open(tmp_path / "out.jpg") as picture:
+        assert picture.size == (300, 202)
     assert "INFO" not in result.stderr and ".cpp:" not in result.stderr
 
 
@@ -52,7 +53,8 @@ def test_run_takes_one_pixel_and_photos_smaller_than_a_tile(tiny_bundle, tmp_pat
         Image.fromarray(np.full((side, side, 3), 128, np.uint8)).save(tmp_path / f"{side}.png")
     result = f2i("run", tiny_bundle, tmp_path / "1.png", tmp_path / "9.png", "--out", tmp_path / "big", "--target", "onnx")
     assert result.returncode == 0, result.stderr
-    assert Image.open(tmp_path / "big" / "9_x2.png").size == (18, 18)
+    with Image.open(tmp_path / "big" / "9_x2.png") as picture:
+        assert picture.size == (18, 18)
 
 
 def test_validate_holds_all_gates_and_writes_its_reports(tiny_bundle, tmp_path):

@@ -304,7 +304,7 @@ class Child:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()  # closes its pipes, too
         self.folder.cleanup()
         self.log.close()
 

@@ -69,7 +69,8 @@ def test_alpha_and_grey_are_kept(tmp_path, mode):
     for fix in ("none", "adain"):
         upscale_photo(tinting(), source, tmp_path / f"{fix}.png", PhotoOptions(color_fix=fix))
     plain, fixed = (np.asarray(Image.open(tmp_path / f"{fix}.png")) for fix in ("none", "adain"))
-    assert Image.open(tmp_path / "adain.png").mode == mode
+    with Image.open(tmp_path / "adain.png") as picture:
+        assert picture.mode == mode
     if "A" in mode:
         assert np.abs(plain[..., -1].astype(int) - fixed[..., -1]).max() <= 1
     wanted = pixels(source).repeat(2, 0).repeat(2, 1)

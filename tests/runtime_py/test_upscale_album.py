@@ -108,7 +108,8 @@ def test_a_folder_of_heic_becomes_jpeg(tiny_bundle, tmp_path):
         pillow_heif.from_pillow(cat.crop((0, 0, 70, 50))).save(tmp_path / "in" / "phone.HEIC", quality=90)
     job = FolderJob(tiny_bundle, tmp_path / "out", Variant("onnx", "fp32"), threads=1)
     assert [done.error for done in run_folder(job, find_sources([str(tmp_path / "in")]), lambda *_: None)] == [None]
-    assert Image.open(tmp_path / "out" / "phone_x2.jpg").size == (140, 100)
+    with Image.open(tmp_path / "out" / "phone_x2.jpg") as picture:
+        assert picture.size == (140, 100)
 
 
 def test_one_bad_photo_stops_nothing(tiny_bundle, photos, expected, tmp_path):
