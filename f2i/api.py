@@ -2,7 +2,7 @@
 
     import f2i
 
-    bundle = f2i.export("nano", "bundle", targets=["tflite"])
+    bundle = f2i.export("nano", "bundle", precisions=["fp16"])
     with f2i.open_engine(bundle) as engine:
         f2i.upscale_file(engine, "photo.jpg", "photo_x2.jpg")
     report = f2i.validate(bundle)

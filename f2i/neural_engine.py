@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from f2i_runtime.bundle.manifest import Artifact
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.records import Record
+from f2i_runtime.targets import targets
 
 
 class RulePlace(Record):
@@ -32,11 +31,10 @@ def ane_findings(bundle: Bundle, artifact: Artifact) -> tuple[BrokenRule, ...] |
 
     None for other targets, and where coremltools is not installed, which reads the program. Raises BundleError, MilError.
     """
-    if artifact.target != "coreml" or importlib.util.find_spec("coremltools") is None:
+    known = targets().get(artifact.target)
+    if known is None or known.placement is None or not known.placement.installed():
         return None
-    from f2i_runtime.engines.run_coreml import lint
-
-    findings = lint(bundle.artifact_path(artifact))
+    findings = known.placement.load("the placement of operations").lint(bundle.artifact_path(artifact))
     return tuple(
         BrokenRule(
             rule=rule.name,

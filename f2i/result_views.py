@@ -63,7 +63,7 @@ def verdict(report: Report) -> str:
 
 
 def gate_line(gate: Gate) -> str:
-    """Returns a gate's id, value and limit, and where it is worst: ``onnx/w8a8 unet layer_rel_l2 is 0.02, must be at most 0.01 (conv_in)``."""
+    """Returns a gate's id, value and limit, and where it is worst: ``VARIANT unet layer_rel_l2 is 0.02, must be at most 0.01 (conv_in)``."""
     value = "not finite" if gate.value is None else f"{gate.value:.5g}"
     bound = "least" if gate.at_least else "most"
     return f"{gate.id} is {value}, must be at {bound} {gate.limit:g}" + (f" ({gate.detail})" if gate.detail else "")

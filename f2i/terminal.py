@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from f2i_runtime.errors import GateError
+from f2i_runtime.targets import TARGETS, targets
 from rich.console import Console
 
 from f2i.result_views import gate_line, verdict
@@ -26,7 +27,10 @@ CheckpointArgument = Annotated[
         help="A checkpoint folder in Diffusers format, or the name of a model: nano, tiny, mobile or paper.", show_default=False
     ),
 ]
-Targets = Annotated[str, typer.Option("--target", help="One or more of coreml, executorch, tflite and onnx, separated by commas.")]
+Targets = Annotated[
+    str | None,
+    typer.Option("--target", metavar="NAMES", help=f"One or more of {', '.join(TARGETS)}, separated by commas. Default: every target."),
+]
 Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas, for example fp16,w8a8.")]
 OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
 OneAccelerator = Annotated[str | None, typer.Option("--accelerator", help="Use only this accelerator, such as cpu.")]
@@ -53,6 +57,11 @@ def command_line() -> list[str]:
 def names(value: str) -> tuple[str, ...]:
     """Returns the names in a text that separates them by commas, each once and in their order."""
     return tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
+
+
+def target_names(value: str | None) -> tuple[str, ...]:
+    """Returns the targets that an option names; every target that is known here without one."""
+    return tuple(targets()) if value is None else names(value)
 
 
 def print_json(data: dict[str, Any]) -> None:

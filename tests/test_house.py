@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import re
 import subprocess
 import sys
 
@@ -152,3 +153,23 @@ def test_files_and_functions_stay_small(package):
             if path.is_relative_to(MIL_OPERATIONS) or (path.parent == COMMANDS and not function.startswith("_")):
                 continue
             assert parameters <= PARAMETERS, f"{name}: {function} takes {parameters}; a record says what belongs together"
+
+
+NAMES_A_TARGET = re.compile(r"\b(coreml|executorch|tflite|onnx)\b")
+MAY_NAME_A_TARGET = re.compile(
+    r"(^|/)(to_[a-z]+|run_[a-z]+|targets|coreml_on_linux|native_runners|device_runner)\.py$|/mil/|^tests/|^examples/"
+)
+"""A target's own files, its record, its evaluator, the files for a device that an engine's own programs run on, and users' code."""
+
+
+def test_nothing_else_names_a_target():
+    """Whoever wants to know something about a target asks its record, so that a new one needs no edit anywhere else."""
+    found = []
+    for package in ORDER:
+        for path in sorted((ROOT / HOUSE[package] / package).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            if not MAY_NAME_A_TARGET.search(name):
+                found += [
+                    f"{name}:{k}: {line.strip()}" for k, line in enumerate(path.read_text().splitlines(), 1) if NAMES_A_TARGET.search(line)
+                ]
+    assert not found, "\n".join(found)

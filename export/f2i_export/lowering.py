@@ -1,19 +1,18 @@
-"""What a lowering gives back, and the table of targets: one line each. Only the requested target's module is imported."""
+"""What a converter is given and gives back. Only the requested target's module is imported."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from f2i_runtime.bundle.manifest import Delegation
 from f2i_runtime.errors import MissingPackageError, ToolchainError, UsageError
-from f2i_runtime.targets import FLOAT
+from f2i_runtime.targets import CPU, Target, Variant, check_accelerator, find_target
 
 if TYPE_CHECKING:
+    from f2i_quantize.rewrites.passes import Rewrite
     from torch import Tensor, nn
 
 
@@ -40,86 +39,55 @@ class LoweringRequest:
 
 
 @dataclass(frozen=True)
-class Target:
-    """How a target is lowered. ``options``: name → values it may take, none: any text.
+class Converter:
+    """What a target's ``to_<target>.py`` offers, as its ``CONVERTER``."""
 
-    ``ram_factor`` × float32 weight bytes + ``ram_base_gib`` bounds a child's peak memory (measured)."""
-
-    module: str
-    package: str
-    extra: str
-    suffix: str
-    precisions: tuple[str, ...]
-    options: dict[str, tuple[str, ...]]
-    distributions: tuple[str, ...]
-    ram_factor: float
-    ram_base_gib: float = 1.2
+    lower: Callable[[LoweringRequest], Delegation]
+    """Writes the artifact and returns the figures of its graph."""
+    rewrites: tuple[Rewrite, ...]
+    """What the graph is rewritten with, in order; it begins with :data:`f2i_quantize.rewrites.passes.EVERYWHERE`."""
+    half_rewrites: tuple[Rewrite, ...] = ()
+    """What it is rewritten with besides where it computes in half precision."""
+    takes_folded_weights: bool = True
+    """Whether it is given a QDQ graph with integer weights, or folds them itself."""
+    runs_here: Callable[[Mapping[str, str]], bool] = lambda _: True
+    """Options of an artifact → whether this machine's engine can run it."""
+    as_documented: Callable[[Path, Path], None] | None = None
+    """(``.pt2`` program, file to write): the export that the target's own documentation shows."""
 
 
 SIZE_MARGIN = 1.1
 GRAPH_BYTES = 500
 """The most bytes that an operation takes in a file besides its tensors: for names, shapes and scales (measured: 150 to 450)."""
-INT8 = ("w8a8", "w8a8-mixed")
-PALETTES = ("p8", "p6", "p4")
-
-TARGETS: dict[str, Target] = {
-    "coreml": Target(
-        "f2i_export.to_coreml",
-        "coremltools",
-        "coreml",
-        ".mlpackage",
-        (*FLOAT, "w8", *INT8, *PALETTES),
-        {"keep_fp32": (), "split_above_mb": ()},
-        ("coremltools", "torch"),
-        2.5,
-    ),
-    "executorch": Target(
-        "f2i_export.to_executorch",
-        "executorch",
-        "executorch",
-        ".pte",
-        (*FLOAT, *INT8),
-        {"delegate": ("xnnpack", "coreml", "vulkan")},
-        ("executorch", "torch"),
-        3.5,
-    ),
-    "tflite": Target(
-        "f2i_export.to_tflite",
-        "litert_torch",
-        "tflite",
-        ".tflite",
-        (*FLOAT, *INT8),
-        {},
-        ("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
-        4.0,
-    ),
-    "onnx": Target("f2i_export.to_onnx", "onnx", "onnx", ".onnx", (*FLOAT, "w8", *INT8, "w8a16"), {}, ("onnx", "onnxscript", "torch"), 4.0),
-}
 
 
-def check_target(target: str, precisions: Sequence[str], options: dict[str, str]) -> Target:
-    """The target's line, after checking that it is known, installed, and takes these precisions and options. Raises UsageError."""
-    line = TARGETS.get(target)
-    if line is None:
-        raise UsageError(f"target {target!r} is unknown; choose from {', '.join(TARGETS)}")
+def check_target(target: str, precisions: Sequence[str], options: Mapping[str, str], accelerators: Sequence[str] = (CPU,)) -> Target:
+    """Returns the target's record, after checking that it is known, installed, and takes these precisions, options and accelerators. Raises UsageError."""
+    record = find_target(target)
     for precision in precisions:
-        if precision not in line.precisions:
+        if precision not in record.precisions:
             raise UsageError(
-                f"precision {precision!r} is not available for {target}; it takes {', '.join(line.precisions)}. Nothing was exported"
+                f"precision {precision!r} is not available for {target}; it takes {', '.join(record.precisions)}. Nothing was exported"
             )
+        for accelerator in accelerators:
+            check_accelerator(Variant(target, precision, accelerator))
     for key, value in options.items():
-        if key not in line.options or (line.options[key] and value not in line.options[key]):
-            known = "; ".join(f"{k}={'|'.join(v)}" for k, v in line.options.items()) or "none"
+        if key not in record.options or (record.options[key].values and value not in record.options[key].values):
+            known = "; ".join(f"{k}={'|'.join(o.values)}" for k, o in record.options.items()) or "none"
             raise UsageError(f"option {key}={value} is unknown for {target}; it takes: {known}")
-    if importlib.util.find_spec(line.package) is None:
-        raise MissingPackageError(line.package, f"export to {target}", line.extra)
-    return line
+    if not record.converter.installed():
+        raise MissingPackageError(record.converter.package, f"export to {target}", record.converter.extra)
+    return record
+
+
+def load_converter(target: str) -> Converter:
+    """Returns a target's converter; imports its toolchain. Raises UsageError for an unknown target, MissingPackageError."""
+    return cast("Converter", find_target(target).converter.load(f"export to {target}").CONVERTER)
 
 
 def lower(target: str, request: LoweringRequest) -> Delegation:
     """Lower one component with the target's own module and return the figures of the lowered graph."""
-    function: Callable[[LoweringRequest], Delegation] = importlib.import_module(TARGETS[target].module).lower
-    return function(request)
+    return load_converter(target).lower(request)
 
 
 def check_size(component: str, target: str, stored: int, written: int, ops: int) -> None:

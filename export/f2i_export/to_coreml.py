@@ -11,11 +11,12 @@ from typing import Any
 import coremltools as ct
 import coremltools.optimize.coreml as cto
 from f2i_quantize.rewrites.capture import capture
+from f2i_quantize.rewrites.passes import EVERYWHERE, explicit_group_norm, scaled_group_norm
 from f2i_runtime.bundle.manifest import CHUNKS, Delegation, Fallback, Gates
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.mil.judge.op_errors import base_name
 
-from f2i_export.lowering import LoweringRequest
+from f2i_export.lowering import Converter, LoweringRequest
 
 MINIMUM_DEPLOYMENT_TARGET = "iOS18"
 DEBUG_FILE = "executorch_debug_handle_mapping.json"
@@ -128,3 +129,7 @@ def _choose(request: LoweringRequest, program: Any) -> tuple[tuple[str, ...], st
         )
         raise ToolchainError(component=request.component, target="coreml", stage="keep-fp32", reason=reason)
     return found.operations, f"kept in fp32: SQNR {found.before_db:.1f} dB becomes {found.sqnr_db:.1f} dB"
+
+
+CONVERTER = Converter(lower, (*EVERYWHERE, explicit_group_norm), half_rewrites=(scaled_group_norm,))
+"""Core ML has layer norm as an op of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -13,11 +14,19 @@ import torch.fx.traceback
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from f2i_quantize.rewrites.capture import HalfInside, capture
+from f2i_quantize.rewrites.passes import (
+    EVERYWHERE,
+    channel_group_norm,
+    explicit_group_norm,
+    explicit_layer_norm,
+    explicit_silu,
+    sigmoid_gelu,
+)
 from f2i_runtime.bundle.manifest import Delegation, Fallback
 from f2i_runtime.errors import UsageError
 from torch.fx import GraphModule
 
-from f2i_export.lowering import LoweringRequest
+from f2i_export.lowering import Converter, LoweringRequest
 
 # XNNPACK runs a list of passes over every delegate, and each one traces the whole delegate again, also where none of its ops occurs: measured, half of
 # all lowering time. The passes named here do nothing unless one of their ops is in the graph, so they are run only then.
@@ -159,3 +168,18 @@ def _delegation(graph: GraphModule, reasons: dict[str, str]) -> Delegation:
             fallbacks.append(Fallback(op=f"{name} ({node.name})", reason=reasons.get(node.name, "the delegate has no kernel for this op")))
     total = inside + len(fallbacks)
     return Delegation(ops=total, delegated_share=inside / total if total else None, partitions=partitions, fallbacks=tuple(fallbacks))
+
+
+def export_as_documented(program: Path, destination: Path) -> None:
+    """Lower a ``.pt2`` program as docs.pytorch.org, "Model Export and Lowering", shows, with nothing of ours."""
+    lowered = to_edge_transform_and_lower(torch.export.load(program), partitioner=[XnnpackPartitioner()]).to_executorch()
+    destination.write_bytes(lowered.buffer)
+
+
+CONVERTER = Converter(
+    lower,
+    (*EVERYWHERE, explicit_group_norm, channel_group_norm, explicit_layer_norm, explicit_silu),
+    half_rewrites=(sigmoid_gelu,),
+    runs_here=lambda options: options.get("delegate", "xnnpack") == "xnnpack",
+    as_documented=export_as_documented,
+)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx
 import torch
 from f2i_quantize.rewrites.capture import HalfInside, capture
+from f2i_quantize.rewrites.passes import EVERYWHERE
 from f2i_runtime.bundle.manifest import Delegation
 
-from f2i_export.lowering import LoweringRequest
+from f2i_export.lowering import Converter, LoweringRequest
 
 OPSET = 20
 INT16_OPSET = 21
@@ -48,3 +49,7 @@ def lower(request: LoweringRequest) -> Delegation:
     if not large:
         onnx.checker.check_model(model, full_check=False)
     return Delegation(ops=len(model.graph.node))
+
+
+CONVERTER = Converter(lower, EVERYWHERE)
+"""ONNX Runtime has every op that is left, layer norm among them."""

@@ -13,11 +13,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from f2i_quantize.rewrites.passes import EVERYWHERE, explicit_group_norm, explicit_layer_norm, explicit_silu, pooled_group_norm
 from f2i_runtime.bundle.manifest import Delegation, Fallback
+from f2i_runtime.targets import INT8
 from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
 from litert_torch.quantize.quant_config import QuantConfig
 
-from f2i_export.lowering import INT8, LoweringRequest
+from f2i_export.lowering import Converter, LoweringRequest
 
 NAME_BYTES = 24
 
@@ -145,3 +147,20 @@ def _covered(partition: dict[str, Any], ops: list[dict[str, Any]]) -> set[int]:
         found.add(op["index"])
         queue += [int(t) for t in op["inputs"] if t >= 0]
     return found
+
+
+def export_as_documented(program: Path, destination: Path) -> None:
+    """Convert a ``.pt2`` program as the converter's README shows, with nothing of ours."""
+    exported = torch.export.load(program)
+    inputs = exported.graph_signature.user_inputs
+    arguments = tuple(torch.zeros(node.meta["val"].shape) for node in exported.graph.nodes if node.name in inputs)
+    litert_torch.convert(exported.module(), arguments).export(str(destination))
+
+
+CONVERTER = Converter(
+    lower,
+    (*EVERYWHERE, explicit_group_norm, pooled_group_norm, explicit_layer_norm, explicit_silu),
+    takes_folded_weights=False,
+    as_documented=export_as_documented,
+)
+"""The converter folds weights itself and refuses those that are folded already."""

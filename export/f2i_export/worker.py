@@ -142,6 +142,7 @@ class Lowering:
         from f2i_quantize.models import checkpoint
         from f2i_quantize.models.whole_model import COMPONENT_PARTS, build_components
 
+        from f2i_export.lowering import load_converter
         from f2i_export.qdq_programs import golden_cases
 
         graph = build_components(checkpoint.load(_weights(job, reference), only=COMPONENT_PARTS[job.component]), job.tile)
@@ -151,6 +152,7 @@ class Lowering:
         self.rewritten: dict[bool, Rewritten] = {}
         """By whether skip concatenations are split."""
         self.checkpoint = job.checkpoint
+        self.converter = load_converter(job.target)
 
     def module(self, job: Job, rewritten: Rewritten) -> tuple[nn.Module, list[PaletteLayer]]:
         """What is lowered: the rewritten module, or its QDQ graph; and the layers that Core ML's converter is to find palettes for."""
@@ -162,24 +164,26 @@ class Lowering:
         found = palettes(quantized, job.component)
         if found:
             return rewritten.module, found
-        # LiteRT's converter folds weights itself and refuses those that are folded already.
-        return qdq_graph(rewritten.module, self.tiles[0], job.component, quantized, fold=job.target != "tflite"), []
+        return qdq_graph(rewritten.module, self.tiles[0], job.component, quantized, fold=self.converter.takes_folded_weights), []
 
     def rewrite(self, job: Job) -> Rewritten:
         """The component's module as the job's target and precision want it."""
         import torch
         from f2i_quantize.ptq.quantized import read
         from f2i_quantize.rewrites.capture import rewrite, rewrite_for_half
+        from f2i_quantize.rewrites.passes import with_split_skips
+        from f2i_runtime.targets import find_target
 
         # One pass of a large decoder takes a minute; its artifact is compared on all tiles in any case.
         tiles = self.tiles[:1] if sum(p.numel() for p in self.component.module.parameters()) > LARGE else self.tiles
         known = [torch.from_numpy(expected) for _, expected in self.cases][: len(tiles)]
+        label = f"{job.component}/{job.target}"
         split = bool(job.quantization) and read(self.checkpoint, job.precision).recipe.split_skips
         if split not in self.rewritten:
-            self.rewritten[split] = rewrite(self.component.module, job.target, job.component, tiles, known, split_skips=split)
-        # Core ML's int8 programs compute the rest in half precision.
-        if job.precision == "fp16" or (job.target == "coreml" and job.precision != "fp32"):
-            return rewrite_for_half(self.rewritten[split], self.component.module, job.target, job.component, tiles, known)
+            steps = with_split_skips(self.converter.rewrites) if split else self.converter.rewrites
+            self.rewritten[split] = rewrite(self.component.module, steps, label, tiles, known)
+        if job.precision == "fp16" or (find_target(job.target).half_inside and job.precision != "fp32"):
+            return rewrite_for_half(self.rewritten[split], self.component.module, self.converter.half_rewrites, label, tiles, known)
         return self.rewritten[split]
 
 
@@ -188,14 +192,15 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     from f2i_runtime.bundle.manifest import CHUNKS
     from f2i_runtime.engines import session as engines
     from f2i_runtime.metrics.fidelity import ErrorSums
+    from f2i_runtime.targets import find_target
 
-    from f2i_export.lowering import TARGETS, LoweringRequest, check_size, lower
+    from f2i_export.lowering import LoweringRequest, check_size
 
     component, cases = lowering.component, lowering.cases
     stages.begin("rewrite")
     rewritten = lowering.rewrite(job)
     stages.begin("lower")
-    path = out / f"{job.component}{TARGETS[job.target].suffix}"
+    path = out / f"{job.component}{find_target(job.target).suffix}"
     module, palettes = lowering.module(job, rewritten)
     request = LoweringRequest(
         job.component,
@@ -211,7 +216,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
         {p.path: p.bits for p in palettes},
     )
     try:
-        delegation = lower(job.target, request)
+        delegation = lowering.converter.lower(request)
     except F2IError:
         raise
     except Exception as e:  # converters raise anything at all; the log has the whole story
@@ -229,9 +234,8 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
         written = sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
         stored = stored_bytes(rewritten.module, job.component, read(job.checkpoint, job.precision))
         check_size(job.component, job.target, stored, written, delegation.ops)
-    delegate = dict(job.options).get("delegate", "xnnpack")
     parity = None
-    if delegate == "xnnpack" or job.target != "executorch":
+    if lowering.converter.runs_here(dict(job.options)):
         session = engines.open_session(job.variant, path, component=job.component, inputs=component.inputs)
         sums = ErrorSums()
         for inputs, expected in cases:

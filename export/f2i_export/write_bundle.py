@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,10 +36,10 @@ from f2i_runtime.bundle.manifest import (
 from f2i_runtime.bundle.store import MANIFEST, Bundle, file_record, open_bundle, tree_records
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import atomic_directory, exclusive_lock
-from f2i_runtime.targets import FLOAT
+from f2i_runtime.targets import FLOAT, targets
 
 from f2i_export.jobs import RESULT, Job
-from f2i_export.lowering import TARGETS, check_target
+from f2i_export.lowering import check_target
 from f2i_export.schedule import Event, run_jobs, sweep
 
 
@@ -53,7 +53,7 @@ class ExportOptions:
 
     checkpoint: str
     out: Path
-    targets: tuple[str, ...] = ("coreml", "executorch", "tflite", "onnx")
+    targets: tuple[str, ...] = field(default_factory=lambda: tuple(targets()))
     precisions: tuple[str, ...] = ("fp16",)
     tile: int = 0
     overlap: int | Literal["auto"] | None = None
@@ -108,7 +108,7 @@ def plan_jobs(options: ExportOptions) -> tuple[Job, list[Job], dict[str, int]]:
 
 def _takers(option: str) -> list[str]:
     """Targets that take an option."""
-    return [name for name, line in TARGETS.items() if option in line.options]
+    return [name for name, line in targets().items() if option in line.options]
 
 
 def _own_options(options: ExportOptions, component: str, target: str, precision: str) -> tuple[tuple[str, str], ...]:

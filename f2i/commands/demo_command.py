@@ -10,13 +10,13 @@ from f2i_runtime.files import make_folder
 
 from f2i.progress import Steps
 from f2i.tables import parity_table
-from f2i.terminal import Precisions, Targets, command_line, end, err, names, out
+from f2i.terminal import Precisions, Targets, command_line, end, err, names, out, target_names
 
 
 def demo(
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")] = Path("demo-out"),
     checkpoint: Annotated[str, typer.Option(help="A checkpoint folder, or the name of a bundled model.")] = "nano",
-    target: Targets = "coreml,executorch,tflite,onnx",
+    target: Targets = None,
     precision: Precisions = "fp16,w8a8",
     photo: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A photo of your own. Default: a photo that scikit-image ships.")
@@ -30,7 +30,7 @@ def demo(
 
     make_folder(out_dir)
     with Steps(err) as steps:
-        options = DemoOptions(out_dir, checkpoint, names(target), names(precision), photo, command_line())
+        options = DemoOptions(out_dir, checkpoint, target_names(target), names(precision), photo, command_line())
         bundle, report = run_demo(options, steps)
     out.print(parity_table(bundle, report))
     out.print(f"Photos, bundle and reports are in {out_dir}; look at report.html and before_after.png")

@@ -9,13 +9,13 @@ import typer
 
 from f2i.progress import Steps
 from f2i.tables import artifact_table
-from f2i.terminal import CheckpointArgument, Precisions, Targets, TileSize, err, names, out
+from f2i.terminal import CheckpointArgument, Precisions, Targets, TileSize, err, names, out, target_names
 
 
 def export(
     checkpoint: CheckpointArgument,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write.", show_default=False)],
-    target: Targets = "coreml,executorch,tflite,onnx",
+    target: Targets = None,
     precision: Precisions = "fp16",
     tile_size: TileSize = 0,
     overlap: Annotated[
@@ -24,7 +24,9 @@ def export(
             metavar="PIXELS", help="Pixels that neighbouring tiles share, or auto. Default: a sixteenth of a tile, an eighth for w8a8."
         ),
     ] = None,
-    delegate: Annotated[str, typer.Option(help="The delegate of ExecuTorch: xnnpack, coreml or vulkan.")] = "xnnpack",
+    delegate: Annotated[
+        str, typer.Option(help="The delegate of ExecuTorch: xnnpack, or another that your ExecuTorch lowers to.")
+    ] = "xnnpack",
     keep_fp32: Annotated[
         str | None, typer.Option(metavar="COMPONENT:OP,…", help="Core ML in fp16: the operations to keep in fp32, or auto.")
     ] = None,
@@ -33,7 +35,7 @@ def export(
 ) -> None:
     """Export a checkpoint to every target: one bundle, complete or absent. An export that was killed goes on where it stopped.
 
-    Example: `f2i export nano --target executorch,coreml --precision fp16 --out bundle`
+    Example: `f2i export nano --precision fp16 --out bundle`
     """
     from f2i_export.write_bundle import ExportOptions, export_bundle
     from f2i_runtime.tiling.tile_plan import parse_overlap
@@ -42,6 +44,8 @@ def export(
     options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
     options += (("split_above_mb", str(split_above_mb)),) if split_above_mb is not None else ()
     with Steps(err) as steps:
-        request = ExportOptions(checkpoint, out_dir, names(target), names(precision), tile_size, parse_overlap(overlap), jobs, options)
+        request = ExportOptions(
+            checkpoint, out_dir, target_names(target), names(precision), tile_size, parse_overlap(overlap), jobs, options
+        )
         bundle = export_bundle(request, steps.event)
     out.print(artifact_table(bundle))

@@ -15,6 +15,7 @@ from f2i_runtime import __version__
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.files import sha256_file, write_text
 from f2i_runtime.targets import Variant as VariantKey
+from f2i_runtime.targets import targets
 from f2i_runtime.validation.results import FIGURES, Gate, Report
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,8 +26,6 @@ from f2i.report.images import HEAT_DECADES, INFERNO, ReportImages
 from f2i.report.sensitivity_charts import trade_off, unit_rows
 from f2i.result_views import VariantSummary, gate_line, variant_summaries, verdict
 from f2i.tables import figure, share
-
-TARGET_NAMES = {"coreml": "Core ML", "executorch": "ExecuTorch", "tflite": "LiteRT", "onnx": "ONNX Runtime", "torch": "torch"}
 
 
 def write_report(
@@ -52,7 +51,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
     environment = Environment(
         loader=PackageLoader("f2i.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(figure=_figure, share=share, target=lambda name: TARGET_NAMES.get(name, name))
+    environment.filters.update(figure=_figure, share=share, target=_label)
     summaries = variant_summaries(report)
     evaluated = {row.variant for row in summaries if "evaluator" in row.engine}
     variants = [_mark(bundle, row) for row in summaries]
@@ -135,6 +134,12 @@ def _where(bundle: Bundle, images: ReportImages, evaluated: set[VariantKey]) -> 
         rows.append({"name": str(variant), "target": variant.target, "total": sum(parts.values()), "parts": shares(parts)})
     slowest = max((r["total"] for r in rows), default=1.0)
     return [r | {"length": 100 * r["total"] / slowest} for r in sorted(rows, key=lambda r: r["total"])]
+
+
+def _label(name: str) -> str:
+    """A target's name for people; the reference's and an unknown target's own."""
+    known = targets().get(name)
+    return known.label if known else name
 
 
 def _figure(value: float | None) -> str:

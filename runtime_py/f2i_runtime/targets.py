@@ -174,7 +174,7 @@ TARGETS: dict[str, Target] = {
         distributions=("coremltools", "torch"),
         engine_distributions=("coremltools", "torch"),
         precisions=(*FLOAT, "w8", *INT8, *PALETTES),
-        options=MappingProxyType({"keep_fp32": Option(precisions=("fp16",), per_component=True), "chunk": Option()}),
+        options=MappingProxyType({"keep_fp32": Option(precisions=("fp16",), per_component=True), "split_above_mb": Option()}),
         ram_factor=2.5,
         half_inside=True,
         simulated_sqnr_gap_db=1.0,

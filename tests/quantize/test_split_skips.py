@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from f2i_export.lowering import load_converter
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
 from f2i_quantize.ptq import quantized
 from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
 from f2i_quantize.ptq.recipe import load_recipe, parse_recipe
 from f2i_quantize.rewrites.capture import rewrite
-from f2i_quantize.rewrites.passes import REWRITES, rewritten
+from f2i_quantize.rewrites.passes import rewritten, with_split_skips
 from f2i_quantize.rewrites.split_skips import SplitSkipResnet
 from f2i_runtime.errors import UsageError
 from f2i_runtime.photo.samples import sample_tiles
+from f2i_runtime.targets import TARGETS
 from model_zoo import latent_model, small_kl
 
 RECIPE = parse_recipe(load_recipe("w8a8").model_dump(mode="json") | {"tiles": 4, "split_skips": True}, "r")
@@ -24,13 +26,13 @@ def tiny_inputs():
     return graph.components["unet"].module, [tensors["lr"], tensors["context"]]
 
 
-@pytest.mark.parametrize("target", REWRITES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_split_is_exact_on_every_target_and_recorded(target):
     module, inputs = tiny_inputs()
-    found = rewrite(module, target, "unet", [inputs], split_skips=True)
+    found = rewrite(module, with_split_skips(load_converter(target).rewrites), f"unet/{target}", [inputs])
     record = next(r for r in found.records if r.name == "split_skip_concatenation")
     assert record.count == 4 and record.relative_l2 <= 1e-5
-    assert not any(r.name == record.name for r in rewrite(module, target, "unet", [inputs]).records)
+    assert not any(r.name == record.name for r in rewrite(module, load_converter(target).rewrites, f"unet/{target}", [inputs]).records)
 
 
 def test_norms_are_cut_where_no_group_lies_across_the_border():

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from f2i_export.lowering import check_size
+from f2i_export.lowering import check_size, load_converter
 from f2i_export.write_bundle import ExportOptions, export_bundle
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
 from f2i_quantize.ptq import qdq, quantized
-from f2i_quantize.rewrites.passes import REWRITES, apply, rewritten
+from f2i_quantize.rewrites.passes import apply, rewritten
 from f2i_runtime.bundle.manifest import default_gates
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.engines.run_torch import quantized_layers
@@ -235,7 +235,7 @@ def test_qdq_programs_are_vouched_for(int8_bundle, tmp_path):
 
 def test_a_file_that_stayed_float_is_too_large(tiny_int8):
     component = build_components(checkpoint.load(tiny_int8), 32).components["unet"]
-    *_, (_, _, module) = apply(component.module, REWRITES["executorch"])
+    *_, (_, _, module) = apply(component.module, load_converter("executorch").rewrites)
     stored = quantized.stored_bytes(module, "unet", quantized.read(tiny_int8, "w8a8"))
     float_bytes = 4 * sum(p.numel() for p in module.parameters())
     assert stored < float_bytes

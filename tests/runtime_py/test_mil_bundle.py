@@ -7,7 +7,7 @@ import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
 import torch
-from f2i_export.lowering import LoweringRequest, lower
+from f2i_export.lowering import LoweringRequest, load_converter, lower
 from f2i_export.write_bundle import ExportOptions, export_bundle, plan_jobs
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
@@ -176,7 +176,7 @@ def test_a_model_that_fp16_breaks_is_located_and_mended(tmp_path):
     tile = torch.from_numpy(sample_tiles(model.config.tile, 1)[0][1])
     example = [tile if name == "lr" else torch.randn(shape, generator=generator) for name, shape in component.inputs.items()]
     inputs = {name: tensor.numpy() for name, tensor in zip(component.inputs, example, strict=True)}
-    module = rewrite(component.module, "coreml", "unet", [example]).module
+    module = rewrite(component.module, load_converter("coreml").rewrites, "unet/coreml", [example]).module
     with torch.no_grad():
         expected = component.module(*example).numpy()
 

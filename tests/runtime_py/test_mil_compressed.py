@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from f2i_export.lowering import LoweringRequest, lower
+from f2i_export.lowering import LoweringRequest, load_converter, lower
 from f2i_export.write_bundle import ExportOptions, export_bundle
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
@@ -49,7 +49,7 @@ def lowered(tmp_path_factory):
     component = build_components(model, model.config.tile).components[ENCODER]
     tiles = [(torch.from_numpy(tile),) for _, tile in sample_tiles(model.config.tile, 2)]
     torch.export.save(torch.export.export(component.module, tiles[0]), folder / "reference.pt2")
-    module = rewrite(component.module, "coreml", ENCODER, tiles[:1]).module
+    module = rewrite(component.module, load_converter("coreml").rewrites, f"{ENCODER}/coreml", tiles[:1]).module
     part = ComponentInputs(ENCODER, rewritten(component.module), tuple(tiles))
     for name in ("w8a8", "w8", "p4"):
         recipe = load_recipe(name)

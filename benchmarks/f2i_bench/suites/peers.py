@@ -3,8 +3,7 @@
     python -m f2i_bench.suites.peers BUNDLE [--threads N] [--rounds N] [--component NAME] [--json F]
 
 Both come from the bundle's full-precision reference programs and run on the same engine, in rounds that take turns, in one session.
-ExecuTorch: ``to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()`` (docs.pytorch.org/executorch, "Model Export and
-Lowering"). LiteRT: ``litert_torch.convert(module, inputs).export(path)`` (the converter's README).
+Each target's ``to_<target>.py`` has that export, as ``CONVERTER.as_documented``.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from f2i_export.lowering import load_converter
 from f2i_runtime.bundle.store import Bundle, open_bundle
 from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import F2IError, UsageError
 from f2i_runtime.files import write_json
 from f2i_runtime.stderr_filter import redirect_output
-from f2i_runtime.targets import Variant
+from f2i_runtime.targets import Selection, find_target
 from rich.console import Console
 from rich.table import Table
 
 from f2i_bench.core.verdict import compare, summarize
 from f2i_bench.host.host_worker import golden_inputs
 
-PEERS = ("executorch", "tflite")
 RUNS = 3
 """The number of runs in a round."""
 
@@ -53,52 +52,30 @@ class Peer:
     verdict: str
 
 
-def export_as_documented(target: str, program: Path, destination: Path) -> None:
-    """Lower a ``.pt2`` reference with the target's own converter and nothing of ours."""
-    import torch
-
-    exported = torch.export.load(program)
-    if target == "executorch":
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
-        destination.write_bytes(lowered.buffer)
-    elif target == "tflite":
-        import litert_torch
-
-        arguments = tuple(
-            torch.zeros(node.meta["val"].shape) for node in exported.graph.nodes if node.name in exported.graph_signature.user_inputs
-        )
-        litert_torch.convert(exported.module(), arguments).export(str(destination))
-    else:
-        raise UsageError(f"target {target!r} has no documented export here; choose from {', '.join(PEERS)}")
-
-
 def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, component: str | None = None) -> list[Peer]:
     """Every component (or only one) of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
-    targets = [t for t in PEERS if Variant(t, "fp32") in bundle.manifest.variants()]
-    if not targets:
-        raise UsageError(f"{bundle.root}: it holds no executorch/fp32 or tflite/fp32; export them to compare")
+    held = [v for v in bundle.manifest.variants(Selection(precision="fp32")) if find_target(v.target).converter.installed()]
+    documented = {v: load_converter(v.target).as_documented for v in held}
+    peers = {v: export for v, export in documented.items() if export}
+    if not peers:
+        raise UsageError(f"{bundle.root}: it holds no fp32 of a target with a documented export; export one to compare")
     feeds, found = golden_inputs(bundle), []
     with tempfile.TemporaryDirectory() as folder:
-        for target in targets:
+        for variant, export_as_documented in peers.items():
             for name, record in bundle.manifest.components.items():
                 if component not in (None, name):
                     continue
-                theirs = Path(folder) / f"{name}.{'pte' if target == 'executorch' else 'tflite'}"
+                theirs = Path(folder) / f"{name}{find_target(variant.target).suffix}"
                 reference = bundle.check(record.reference)
                 with open(os.devnull, "wb") as nowhere, redirect_output(nowhere):
-                    export_as_documented(target, reference, theirs)
-                ours = bundle.artifact_path(bundle.manifest.artifact(name, Variant(target, "fp32")))
+                    export_as_documented(reference, theirs)
+                ours = bundle.artifact_path(bundle.manifest.artifact(name, variant))
                 shapes = {k: tuple(spec.shape) for k, spec in record.inputs.items()}
-                sessions = [
-                    open_session(Variant(target, "fp32"), p, component=name, inputs=shapes, threads=threads) for p in (ours, theirs)
-                ]
+                sessions = [open_session(variant, p, component=name, inputs=shapes, threads=threads) for p in (ours, theirs)]
                 times = _alternate(sessions, feeds[name], rounds)
                 c = compare(times[1], times[0])
                 medians = [summarize(t).median for t in times]
-                found.append(Peer(target, name, threads, medians[0], medians[1], c.ratio, c.low, c.high, c.verdict))
+                found.append(Peer(variant.target, name, threads, medians[0], medians[1], c.ratio, c.low, c.high, c.verdict))
     return found
 
 

@@ -61,24 +61,27 @@ Tiles = Sequence[Sequence[Tensor]]
 
 @torch.no_grad()
 def rewrite(
-    module: nn.Module, target: str, component: str, tiles: Tiles, references: Sequence[Tensor] = (), *, split_skips: bool = False
+    module: nn.Module, steps: tuple[rewrites.Rewrite, ...], label: str, tiles: Tiles, references: Sequence[Tensor] = ()
 ) -> Rewritten:
-    """Apply the target's rewrites and check the result on real ``tiles`` against the module as it was given.
+    """Apply a target's rewrites and check the result on real ``tiles`` against the module as it was given.
 
-    ``tiles``: one list of input tensors per tile; ``references``: the module's outputs on them, where they are known already; ``split_skips`` as in a recipe.
-    Raises ToolchainError naming the first rewrite that changed the numbers by more than :data:`REWRITE_LIMIT`.
+    ``label``: ``COMPONENT/TARGET``, for errors. ``tiles``: one list of input tensors per tile; ``references``: the module's outputs on them, where they are
+    known already. Raises ToolchainError naming the first rewrite that changed the numbers by more than :data:`REWRITE_LIMIT`.
     """
-    proof = _Proof(f"{component}/{target}", module, tiles, references, REWRITE_LIMIT)
-    return proof.apply(Rewritten(module, ()), rewrites.target_rewrites(target, split_skips=split_skips))
+    return _Proof(label, module, tiles, references, REWRITE_LIMIT).apply(Rewritten(module, ()), steps)
 
 
 @torch.no_grad()
 def rewrite_for_half(
-    rewritten: Rewritten, original: nn.Module, target: str, component: str, tiles: Tiles, references: Sequence[Tensor] = ()
+    rewritten: Rewritten,
+    original: nn.Module,
+    steps: tuple[rewrites.Rewrite, ...],
+    label: str,
+    tiles: Tiles,
+    references: Sequence[Tensor] = (),
 ) -> Rewritten:
     """The rewrites that a target needs only when it computes in half precision, on top of :func:`rewrite`'s; limit :data:`HALF_REWRITE_LIMIT`."""
-    proof = _Proof(f"{component}/{target}", original, tiles, references, HALF_REWRITE_LIMIT)
-    return proof.apply(rewritten, rewrites.HALF_REWRITES.get(target, ()))
+    return _Proof(label, original, tiles, references, HALF_REWRITE_LIMIT).apply(rewritten, steps)
 
 
 @dataclass(frozen=True)

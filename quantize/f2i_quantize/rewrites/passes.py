@@ -208,18 +208,6 @@ EVERYWHERE: tuple[Rewrite, ...] = (
     explicit_attention,
 )
 
-REWRITES: dict[str, tuple[Rewrite, ...]] = {
-    "coreml": (*EVERYWHERE, explicit_group_norm),
-    "executorch": (*EVERYWHERE, explicit_group_norm, channel_group_norm, explicit_layer_norm, explicit_silu),
-    "tflite": (*EVERYWHERE, explicit_group_norm, pooled_group_norm, explicit_layer_norm, explicit_silu),
-    "onnx": EVERYWHERE,
-}
-"""What each target's graph is rewritten with, in order. Core ML and ONNX Runtime have layer norm as an op of their own."""
-
-
-HALF_REWRITES: dict[str, tuple[Rewrite, ...]] = {"coreml": (scaled_group_norm,), "executorch": (sigmoid_gelu,)}
-"""What is rewritten besides when computing in half precision; each must stay below :data:`f2i_quantize.rewrites.capture.HALF_REWRITE_LIMIT`."""
-
 
 def shared_copy(module: nn.Module) -> nn.Module:
     """A copy of the module tree whose parameters and buffers are the original's own tensors: cheap at any size."""
@@ -244,16 +232,14 @@ def apply(module: nn.Module, rewrites: tuple[Rewrite, ...]) -> Iterator[tuple[st
             yield rewrite.__name__, count, current
 
 
-def target_rewrites(target: str, *, split_skips: bool = False) -> tuple[Rewrite, ...]:
-    """A target's rewrites in order; ``split_skips``: as recipes ask for it, after those that every target shares."""
-    if not split_skips:
-        return REWRITES[target]
-    return (*EVERYWHERE, split_skip_concatenation, *REWRITES[target][len(EVERYWHERE) :])
+def with_split_skips(steps: tuple[Rewrite, ...]) -> tuple[Rewrite, ...]:
+    """Returns a target's rewrites with the one that splits skip concatenations after those that every target shares."""
+    return (*EVERYWHERE, split_skip_concatenation, *steps[len(EVERYWHERE) :])
 
 
 def rewritten(module: nn.Module, *, split_skips: bool = False) -> nn.Module:
     """The module with the rewrites that every target shares: what scales are found on, and what the QDQ program is made of."""
-    steps = (*EVERYWHERE, split_skip_concatenation) if split_skips else EVERYWHERE
+    steps = with_split_skips(EVERYWHERE) if split_skips else EVERYWHERE
     return functools.reduce(lambda _, step: step[2], apply(module, steps), module)
 
 

@@ -339,7 +339,7 @@ class Manifest(Record):
         return [variant for variant in held if called <= {a.component for a in self.artifacts if a.variant == variant}]
 
     def listed(self) -> str:
-        """Returns the complete variants for a message, as ``tflite/w8a8, onnx/fp16``."""
+        """Returns the complete variants for a message, separated by commas."""
         return ", ".join(map(str, self.variants())) or "no complete variant"
 
     def artifact(self, component: str, variant: Variant) -> Artifact:

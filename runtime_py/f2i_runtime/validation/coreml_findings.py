@@ -149,7 +149,7 @@ def describe(row: BadOpRow) -> list[str]:
 
 def _source(bundle: Bundle, artifact: Artifact) -> Any:
     """The program an artifact was converted from, its files checked, or None where the bundle keeps none."""
-    if artifact.target != "coreml" or not any(record.path == artifact.path + SOURCE_SUFFIX for record in artifact.files):
+    if not any(record.path == artifact.path + SOURCE_SUFFIX for record in artifact.files):
         return None
     from f2i_runtime.mil.judge.source_program import load_source
 

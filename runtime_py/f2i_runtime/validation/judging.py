@@ -15,7 +15,7 @@ from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, psnr_y, relative_l2
 from f2i_runtime.photo.photo_listing import photo_files
 from f2i_runtime.photo.whole_photo import read_photo
 from f2i_runtime.pipeline import Pipeline, photo_plan
-from f2i_runtime.targets import Variant
+from f2i_runtime.targets import Variant, find_target
 from f2i_runtime.tiling.seams import seam_figures
 from f2i_runtime.tiling.tile_plan import TilePlan
 from f2i_runtime.validation import coreml_findings as diagnose
@@ -130,7 +130,7 @@ def _sources(pipeline: Pipeline, worst: dict[str, dict[str, Array]], walk: bool)
     bundle, variant = pipeline.bundle, variant_of(pipeline)
     gates: list[Gate] = []
     bad_ops = []
-    for call in bundle.manifest.dataflow if variant.target == "coreml" else ():
+    for call in bundle.manifest.dataflow if find_target(variant.target).source else ():
         artifact = bundle.manifest.artifact(call.component, variant)
         inputs = {name: worst[call.component][tensor] for name, tensor in call.inputs.items()}
         subject = Subject(variant, component=call.component)

@@ -19,7 +19,7 @@ from f2i_runtime.errors import MissingPackageError, UsageError
 from f2i_runtime.files import sha256_file
 from f2i_runtime.memory import peak_rss
 from f2i_runtime.metrics.fidelity import ErrorSums
-from f2i_runtime.targets import EVERYTHING, Selection, Variant
+from f2i_runtime.targets import EVERYTHING, Selection, Variant, find_target
 
 from f2i_bench.core.protocol import BenchReport, OpTime, Row, Settings, with_figures
 from f2i_bench.host.host_bench import host_device, versions
@@ -35,7 +35,7 @@ def bench_apple(bundle: Bundle, settings: Settings, *, only: Selection = EVERYTH
     try:
         import coremltools as ct
     except ImportError as e:
-        raise MissingPackageError("coremltools", "device apple", "run-coreml") from e
+        raise MissingPackageError("coremltools", "device apple", find_target(TARGET).engine.extra) from e
     variants = [v for v in bundle.manifest.variants(only) if v.target == TARGET]
     if not variants:
         raise UsageError(f"{bundle.root}: it holds no Core ML of that precision; export with --target {TARGET}")
