@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from plain_markdown import cell, plain
+
 INTRODUCTION = """# The command
 
 This page is generated from the program at every build of the site; `f2i COMMAND --help` prints the same.
@@ -39,13 +41,3 @@ def table(rows: Sequence[tuple[str, str]]) -> list[str]:
     """Returns a Markdown table of (option, explanation)."""
     body = [f"| `{option}` | {cell(text)} |" for option, text in rows]
     return ["| option | what it does |", "|---|---|", *body] if body else []
-
-
-def cell(text: str) -> str:
-    """Returns ``text`` for one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def plain(text: str) -> str:
-    """Returns a help text without Click's marks for line breaks."""
-    return text.replace("\b", "").strip()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 
+from plain_markdown import plain
+
 CLOSING = """Core ML models of your own on Linux: [`f2i.coreml_on_linux`](core-ml-on-linux.md). This page is generated from the functions at every build of the site.
 """
 SECTIONS = ("Args:", "Returns:", "Raises:")
@@ -39,10 +41,9 @@ def spelt(parameter: inspect.Parameter) -> str:
 
 def markdown(docstring: str) -> str:
     """Returns a docstring of Google's style as Markdown: sections with bold names, their entries as a list."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring).replace("``", "`")
     lines: list[str] = []
     section = ""
-    for line in text.splitlines():
+    for line in plain(docstring).splitlines():
         if line in SECTIONS:
             section = line
             lines += ["", f"**{line.removesuffix(':')}**", ""]

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from plain_markdown import cell
+
 INTRODUCTION = """# JSON schemas
 
 This page is generated from the schemas at every build of the site. They are JSON Schema documents, made from the records that the program writes; a
@@ -22,33 +24,21 @@ def schema_page(folder: Path) -> str:
 def schema_section(path: Path) -> str:
     """Returns the section of one schema file."""
     schema = json.loads(path.read_text(encoding="utf-8"))
-    title = schema.get("title", path.stem)
-    parts = [f"## {path.stem}", "", f"[`{path.name}`](schemas/{path.name})", "", schema.get("description", ""), "", *record(title, schema)]
+    parts = [f"## {schema.get('title', path.stem)}", "", f"The schema: [`{path.name}`](schemas/{path.name})", "", *record(schema)]
     for name, definition in sorted(schema.get("$defs", {}).items()):
-        parts += [*record(name, definition)]
+        if "properties" in definition:
+            parts += [f"### {name}", "", *record(definition)]
     return "\n".join(parts)
 
 
-def record(name: str, schema: dict[str, Any]) -> list[str]:
-    """Returns the heading and the table of one record; nothing for a definition without fields."""
-    fields = schema.get("properties", {})
-    if not fields:
-        return []
+def record(schema: dict[str, Any]) -> list[str]:
+    """Returns what one record is and the table of its fields."""
     required = set(schema.get("required", ()))
     rows = [
         f"| `{field}` | {kind(value)} | {'yes' if field in required else 'no'} | {cell(value.get('description', ''))} |"
-        for field, value in fields.items()
+        for field, value in schema["properties"].items()
     ]
-    return [
-        f"### {name}",
-        "",
-        cell(schema.get("description", "")),
-        "",
-        "| field | type | always there | meaning |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-    ]
+    return [cell(schema.get("description", "")), "", "| field | type | always there | meaning |", "|---|---|---|---|", *rows, ""]
 
 
 def kind(schema: dict[str, Any]) -> str:
@@ -68,8 +58,3 @@ def kind(schema: dict[str, Any]) -> str:
         values = schema.get("additionalProperties")
         return f"object of {kind(values)}" if isinstance(values, dict) else "object"
     return str(schema.get("type", "any"))
-
-
-def cell(text: str) -> str:
-    """Returns ``text`` for one cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
