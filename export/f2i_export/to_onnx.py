@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import onnx
 import torch
 from f2i_quantize.rewrites.capture import HalfInside, capture
@@ -13,6 +16,8 @@ from f2i_export.lowering import Converter, LoweringRequest
 OPSET = 20
 INT16_OPSET = 21
 """The first opset in which QuantizeLinear makes int16."""
+EXTERNAL_ABOVE = onnx.checker.MAXIMUM_PROTOBUF - (64 << 20)
+"""Bytes of weights above which they lie in a file of their own: a protobuf cannot be larger than 2 GiB, and the graph needs some of that."""
 
 
 def _drop_provenance(model: onnx.ModelProto) -> None:
@@ -39,16 +44,28 @@ def lower(request: LoweringRequest) -> Delegation:
         optimize=True,
         verbose=False,
     )
-    model = exported.model_proto
+    return Delegation(ops=write_model(exported, request.path))
+
+
+def write_model(exported: Any, path: Path, external_above: int = EXTERNAL_ABOVE) -> int:
+    """Write an exporter's program to ``path`` and return the number of its ops.
+
+    Weights of more than ``external_above`` bytes in all go to ``<path>.data``. This is decided from the weights themselves: a protobuf that is too large cannot
+    even be asked for its size.
+    """
+    large = (
+        sum(value.const_value.nbytes for value in exported.model.graph.initializers.values() if value.const_value is not None)
+        > external_above
+    )
+    if large:
+        exported.save(str(path), external_data=True)
+    model = onnx.load(str(path), load_external_data=False) if large else exported.model_proto
     model.producer_name, model.doc_string = "f2i-mobile", ""
     _drop_provenance(model)
-    large = model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF
-    onnx.save_model(
-        model, str(request.path), save_as_external_data=large, all_tensors_to_one_file=True, location=f"{request.path.name}.data"
-    )
+    onnx.save_model(model, str(path))
     if not large:
         onnx.checker.check_model(model, full_check=False)
-    return Delegation(ops=len(model.graph.node))
+    return len(model.graph.node)
 
 
 CONVERTER = Converter(lower, EVERYWHERE)
