@@ -7,9 +7,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import executorch.backends.xnnpack._passes as xnnpack_passes
+import executorch.backends.xnnpack.xnnpack_preprocess as xnnpack_preprocess
 import torch.fx.traceback
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
@@ -75,10 +75,24 @@ class _NeededPasses(xnnpack_passes.XNNPACKPassManager):
 def lean_lowering() -> Iterator[None]:
     """Lowering without work that changes nothing; see :data:`PASS_NEEDS` and :class:`_NoHistory`. The program is the same."""
     with (
-        mock.patch.object(torch.fx.traceback, "NodeSource", _NoHistory),
-        mock.patch("executorch.backends.xnnpack.xnnpack_preprocess.XNNPACKPassManager", _NeededPasses),
+        replaced(torch.fx.traceback, "NodeSource", _NoHistory),
+        replaced(xnnpack_preprocess, "XNNPACKPassManager", _NeededPasses),
     ):
         yield
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Give ``owner`` another attribute for the length of a block. What it had is put back however the block ends.
+
+    For what a library looks up by name when it runs and takes no argument for. Raises AttributeError where the library has no such name any more.
+    """
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 class _Reasons(logging.Handler):
