@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from f2i_export.write_bundle import ExportOptions, export_bundle
-from f2i_quantize.models import checkpoint
-from f2i_quantize.ptq import quantized
+from f2i_quantize.models import checkpoint_files
+from f2i_quantize.ptq.quantization_record import available, read_record
 from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
 from f2i_quantize.ptq.recipe import Recipe, load_recipe
 from f2i_runtime.bundle.store import Bundle
@@ -78,7 +78,7 @@ def calibrate(options: DemoOptions, steps: Steps) -> str:
     """
     current = options.checkpoint
     for precision in options.precisions:
-        if precision in FLOAT or precision in quantized.available(current):
+        if precision in FLOAT or precision in available(current):
             continue
         recipe, out = load_recipe(precision), options.out / f"checkpoint-{precision}"
         if not _same(out, current, recipe):
@@ -89,10 +89,10 @@ def calibrate(options: DemoOptions, steps: Steps) -> str:
 
 
 def _same(folder: Path, source: str, recipe: Recipe) -> bool:
-    if recipe.precision not in quantized.available(folder):
+    if recipe.precision not in available(folder):
         return False
-    found = quantized.read(folder, recipe.precision)
-    return found.recipe.sha256() == recipe.sha256() and found.calibration["checkpoint_sha256"] == checkpoint.checkpoint_sha256(source)
+    found = read_record(folder, recipe.precision)
+    return found.recipe.sha256() == recipe.sha256() and found.calibration["checkpoint_sha256"] == checkpoint_files.checkpoint_sha256(source)
 
 
 def before_after(photo: Path, upscaled: Path, destination: Path) -> None:

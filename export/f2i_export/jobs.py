@@ -15,27 +15,14 @@ from typing import Literal
 
 from f2i_runtime.targets import CPU, Variant, find_target
 
-SOURCES = (
-    "export/f2i_export/qdq_programs.py",
-    "export/f2i_export/worker.py",
-    "quantize/f2i_quantize/rewrites/capture.py",
-    "quantize/f2i_quantize/rewrites/passes.py",
-    "quantize/f2i_quantize/rewrites/phone_modules.py",
-    "quantize/f2i_quantize/rewrites/split_skips.py",
-    "quantize/f2i_quantize/ptq/observe.py",
-    "quantize/f2i_quantize/ptq/qdq.py",
-    "quantize/f2i_quantize/ptq/quantized.py",
-    "export/to_*.py",
-    "quantize/models/*.py",
-    "runtime_py/f2i_runtime/mil/execute/evaluator.py",
-    "runtime_py/f2i_runtime/mil/judge/find_bad_op.py",
-    "runtime_py/f2i_runtime/mil/judge/source_program.py",
-    "runtime_py/f2i_runtime/tiling/overlap.py",
-    "runtime_py/f2i_runtime/photo/resample.py",
-)
-"""The code that shapes a job's result, as patterns from the root."""
+from f2i_export.source_closure import SourceReader
+
 RESULT = "result.json"
-REFERENCE_DISTRIBUTIONS = ("torch", "diffusers", "transformers", "numpy")
+REFERENCE_DISTRIBUTIONS = ("torch", "diffusers", "transformers", "numpy", "scikit-image")
+DRAWN = "checkpoint"
+"""Folder of a reference result that holds a preset's random weights."""
+WORKER = "f2i_export.worker"
+"""The module that a child process runs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +40,8 @@ class Job:
     quantization: str = ""
     """Hash of the checkpoint's quantization to this precision; empty for float."""
     accelerator: str = CPU
+    source: str = ""
+    """Hash of the code that the child can run; see :func:`job_source`."""
 
     @property
     def variant(self) -> Variant:
@@ -73,7 +62,7 @@ class Job:
 
     def key(self) -> str:
         """Hash of the weights, the tile, the target, the precision, the options, the tools' versions and our own source."""
-        content = asdict(self) | {"versions": self.tool_versions(), "source": source_hash()}
+        content = asdict(self) | {"versions": self.tool_versions()}
         if Path(self.checkpoint).exists():
             del content["checkpoint"]  # the same weights in another folder are the same weights
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -86,11 +75,17 @@ def _version(distribution: str) -> str:
         return "absent"
 
 
-def source_hash() -> str:
-    """Hash of the code that shapes a result."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for pattern in SOURCES:
-        for path in sorted(root.glob(pattern)):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def weights_source(job: Job, reference: Path) -> str:
+    """Returns the checkpoint that a child reads: a preset's random weights lie where the reference job left them."""
+    drawn = reference / DRAWN
+    return str(drawn) if drawn.is_dir() else job.checkpoint
+
+
+def job_source(target: str = "", reader: SourceReader | None = None) -> str:
+    """Returns the hash of all code of ours that a job can run: what the worker imports, and for a lowering the target's own modules with it.
+
+    Recipes are not part of it: what a recipe says is in the hash of the quantization that was made with it. ``reader`` keeps what several calls share.
+    """
+    record = find_target(target) if target else None
+    own = [record.converter.module, record.engine.module] if record else []
+    return (reader or SourceReader()).sha256([WORKER, *own])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,17 @@ from f2i_quantize.rewrites.capture import capture
 from f2i_quantize.rewrites.passes import rewritten
 from numpy.typing import NDArray
 
-from f2i_export.jobs import RESULT, Job
+from f2i_export.jobs import RESULT, Job, weights_source
+from f2i_export.stages import Stages
 
 
-def capture_simulated(job: Job, weights: str, out: Path, begin: Callable[[str], None], reference: Path) -> dict[str, object]:
+def capture_simulated(job: Job, out: Path, stages: Stages, reference: Path) -> dict[str, object]:
     """Write the QDQ program of every component, folded, from which ``f2i validate`` knows what rounding alone costs."""
-    begin("load")
-    graph = build_components(checkpoint.load(weights), job.tile)
-    quantized = read(job.checkpoint, job.precision)
+    stages.begin("load")
+    graph = build_components(checkpoint.load(weights_source(job, reference)), job.tile)
+    quantized = read(job.checkpoint, job.precision, verified=job.quantization)
     for name, component in graph.components.items():
-        begin(f"capture {name}")
+        stages.begin(f"capture {name}")
         inputs, _ = golden_cases(graph, name, reference)[0]
         example = [torch.from_numpy(inputs[i]) for i in component.inputs]
         module = rewritten(component.module, split_skips=quantized.recipe.split_skips)

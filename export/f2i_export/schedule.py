@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 from f2i_runtime.child_process import python_child
-from f2i_runtime.errors import ToolchainError, UsageError
+from f2i_runtime.errors import F2IError, ToolchainError, UsageError
 from f2i_runtime.files import atomic_directory, cache_root, exclusive_lock
 from f2i_runtime.targets import find_target
 
-from f2i_export.jobs import RESULT, Job
+from f2i_export.jobs import RESULT, WORKER, Job
 
 GIB = 1 << 30
 
@@ -48,6 +49,8 @@ class _Child:
     current: int = 0
     stage: str = "start"
     error: dict[str, str] | None = None
+    fault: Exception | None = None
+    """Why a finished result could not be kept."""
     results: dict[Job, Path] = field(default_factory=dict)
     reader: threading.Thread | None = field(default=None, repr=False)
 
@@ -125,7 +128,7 @@ def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callab
     read_end, write_end = os.pipe()
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*python_child("f2i_export.worker"), str(request), str(out), str(write_end)],
+            [*python_child(WORKER), str(request), str(out), str(write_end)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -142,21 +145,29 @@ def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callab
 
 
 def _listen(child: _Child, read_end: int, on_event: Callable[[Event], None]) -> None:
-    """Follow a child's events until it ends; a job's result goes to the cache as soon as it is there, whatever happens to the next."""
+    """Follow a child's events until it ends. A result that cannot be kept ends the child: what it does afterwards would be lost too."""
     with os.fdopen(read_end, "r") as events:
         for line in events:
-            event = json.loads(line)
-            child.current = event["job"]
-            job = child.jobs[child.current]
-            if "error" in event:
-                child.error = event["error"]
-            elif "done" in event:
-                child.results[job] = _keep(job, child.out / str(child.current))
-                on_event(Event(job, "done", seconds=time.monotonic() - child.began))
-                child.began = time.monotonic()
-            else:
-                child.stage = event["stage"]
-                on_event(Event(job, "running", child.stage, time.monotonic() - child.began))
+            try:
+                _hear(child, json.loads(line), on_event)
+            except (OSError, F2IError) as e:
+                child.fault = child.fault or e
+                child.process.kill()
+
+
+def _hear(child: _Child, event: dict[str, Any], on_event: Callable[[Event], None]) -> None:
+    """Take in one event; a job's result goes to the cache as soon as it is there, whatever happens to the next."""
+    child.current = event["job"]
+    job = child.jobs[child.current]
+    if "error" in event:
+        child.error = event["error"]
+    elif "done" in event:
+        child.results[job] = _keep(job, child.out / str(child.current))
+        on_event(Event(job, "done", seconds=time.monotonic() - child.began))
+        child.began = time.monotonic()
+    else:
+        child.stage = event["stage"]
+        on_event(Event(job, "running", child.stage, time.monotonic() - child.began))
 
 
 def _keep(job: Job, result: Path) -> Path:
@@ -181,6 +192,10 @@ def _finish(child: _Child) -> dict[Job, Path]:
     child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
     _remove(child.out)
     code, job, error = child.process.returncode, child.jobs[child.current], child.error
+    if child.fault:
+        raise UsageError(
+            f"{cache_root()}: the result of {job.label} cannot be kept: {child.fault}; make room there, or set F2I_CACHE to another folder"
+        ) from child.fault
     if error and "reason" in error:
         raise ToolchainError(
             component=error["component"], target=error["target"], stage=error["stage"], reason=error["reason"], log=child.log
@@ -193,6 +208,11 @@ def _finish(child: _Child) -> dict[Job, Path]:
             reason += " (most likely by the system, for want of memory)"
         component, target = job.component or "all components", job.target or "torch"
         raise ToolchainError(component=component, target=target, stage=child.stage, reason=reason, log=child.log)
+    absent = [j.label for j in child.jobs if j not in child.results]
+    if absent:
+        raise ToolchainError(
+            component=job.component, target=job.target, stage=child.stage, reason=f"no result of {', '.join(absent)}", log=child.log
+        )
     return child.results
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from f2i_export import schedule
-from f2i_export.write_bundle import ExportOptions, export_bundle, plan_jobs
+from f2i_export.export_plan import plan_export
+from f2i_export.write_bundle import ExportOptions, export_bundle
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
 from f2i_runtime.bundle.store import open_bundle, verify
@@ -195,6 +196,18 @@ def test_bad_request_is_one_line_and_writes_nothing(tmp_path, change, message):
 
 def test_too_little_memory_is_said_before_a_job_starts(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(schedule, "needed_bytes", lambda job, weights: 1 << 50)
-    reference, _, weights = plan_jobs(ExportOptions("tiny", tmp_path / "b", tile=64))
+    plan = plan_export(ExportOptions("tiny", tmp_path / "b", tile=64))
     with pytest.raises(UsageError, match="GiB of memory"):
-        schedule.run_jobs([reference], weight_bytes=lambda job: weights[""], reference=None, parallel=1, on_event=lambda e: None)
+        schedule.run_jobs([plan.reference], weight_bytes=plan.weight_bytes, reference=None, parallel=1, on_event=lambda e: None)
+
+
+def test_a_result_that_cannot_be_kept_ends_the_export_in_one_line(tmp_path, monkeypatch):
+    """The last job's too: without its artifact there is no bundle. A file stands where the cache's folder of results should be."""
+    monkeypatch.setenv("F2I_CACHE", str(tmp_path / "cache"))
+    plan = plan_export(ExportOptions("tiny", tmp_path / "b", ("onnx",), ("fp32",)))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "jobs").write_text("")
+    with pytest.raises(UsageError, match=r"the result of reference cannot be kept: .*set F2I_CACHE") as caught:
+        schedule.run_jobs([plan.reference], weight_bytes=plan.weight_bytes, reference=None, parallel=1, on_event=lambda e: None)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache").glob("working-*"))

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from f2i_quantize.models import checkpoint, presets
+from f2i_quantize.models import checkpoint, checkpoint_files, presets
 from f2i_runtime.errors import CheckpointError, UsageError
 from model_zoo import latent_model, small_kl, small_tiny
 from safetensors.torch import load_file, save_file
@@ -45,9 +45,9 @@ def test_presets_keep_their_promises(name):
 
 def test_the_bundled_model_loads_and_is_small():
     model = checkpoint.load("nano")
-    assert model.config.trained and not checkpoint.is_preset("nano") and checkpoint.is_preset("mobile")
+    assert model.config.trained and not checkpoint_files.is_preset("nano") and checkpoint_files.is_preset("mobile")
     assert model.parameters() <= 6_000_000
-    assert sum(p.stat().st_size for p in checkpoint.BUNDLED.rglob("*.safetensors")) <= 25_000_000
+    assert sum(p.stat().st_size for p in checkpoint_files.BUNDLED.rglob("*.safetensors")) <= 25_000_000
 
 
 @pytest.mark.parametrize("codec", [small_kl, small_tiny])
@@ -140,10 +140,10 @@ def test_nothing_is_overwritten(saved):
 
 
 def test_hash_changes_with_a_weight_and_not_with_the_place(saved, damaged):
-    same = checkpoint.checkpoint_sha256(saved)
-    assert checkpoint.checkpoint_sha256(damaged) == same
+    same = checkpoint_files.checkpoint_sha256(saved)
+    assert checkpoint_files.checkpoint_sha256(damaged) == same
     change_weights(damaged, lambda t: t["conv_in.bias"].add_(1e-3))
-    assert checkpoint.checkpoint_sha256(damaged) != same
+    assert checkpoint_files.checkpoint_sha256(damaged) != same
 
 
 def test_parts_that_are_not_wanted_come_without_weights(tmp_path):

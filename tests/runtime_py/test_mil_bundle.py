@@ -7,8 +7,9 @@ import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
 import torch
+from f2i_export.export_plan import plan_export
 from f2i_export.lowering import LoweringRequest, load_converter, lower
-from f2i_export.write_bundle import ExportOptions, export_bundle, plan_jobs
+from f2i_export.write_bundle import ExportOptions, export_bundle
 from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
 from f2i_quantize.rewrites.capture import rewrite
@@ -214,7 +215,7 @@ def test_a_model_that_fp16_breaks_is_located_and_mended(tmp_path):
 )
 def test_keep_fp32_that_makes_no_sense_is_refused(options, message, tmp_path):
     with pytest.raises(UsageError, match=message):
-        plan_jobs(ExportOptions("tiny", tmp_path / "b", **options))
+        plan_export(ExportOptions("tiny", tmp_path / "b", **options))
 
 
 COMPRESSED = {

@@ -12,7 +12,6 @@ No pickle is ever read. Weights may be stored in fp16, bf16 or fp32; they are co
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -24,7 +23,6 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from f2i_runtime.errors import CheckpointError, UsageError
 from f2i_runtime.files import atomic_directory
-from f2i_runtime.text_files import read_text_file
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,12 +30,11 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from f2i_quantize.models import presets
-from f2i_quantize.models.config import PARTS, ModelConfig, PixelCodecConfig, ProjectorConfig
+from f2i_quantize.models.checkpoint_files import WEIGHTS, find_folder, first_line, read_json, weights_file
+from f2i_quantize.models.config import PARTS, PixelCodecConfig, ProjectorConfig
+from f2i_quantize.models.description import read_class, read_config
 from f2i_quantize.models.parts import PixelCodec, TokenProjector
 from f2i_quantize.models.whole_model import F2IModel
-
-BUNDLED = Path(__file__).parents[1] / "bundled"
-"""Trained models that ship with the package."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,11 @@ class PartClass:
 
 
 def _diffusers(cls: Any) -> PartClass:
-    return PartClass(
-        "diffusers", lambda c: cls.from_config(c), lambda m: dict(json.loads(m.to_json_string())), "diffusion_pytorch_model.safetensors"
-    )
+    return PartClass("diffusers", lambda c: cls.from_config(c), lambda m: dict(json.loads(m.to_json_string())), WEIGHTS[cls.__name__])
 
 
 def _transformers(cls: Any, config: Any) -> PartClass:
-    return PartClass("transformers", lambda c: cls(config.from_dict(c)), lambda m: m.config.to_dict(), "model.safetensors", DINO_KEYS)
+    return PartClass("transformers", lambda c: cls(config.from_dict(c)), lambda m: m.config.to_dict(), WEIGHTS[cls.__name__], DINO_KEYS)
 
 
 DINO_KEYS = (
@@ -90,7 +85,7 @@ PART_CLASSES: dict[str, dict[str, PartClass]] = {
     },
     "projector": {
         "TokenProjector": PartClass(
-            "f2i", lambda c: TokenProjector(ProjectorConfig(**c)), lambda m: m.config.model_dump(), "model.safetensors"
+            "f2i", lambda c: TokenProjector(ProjectorConfig(**c)), lambda m: m.config.model_dump(), WEIGHTS["TokenProjector"]
         )
     },
     "codec": {
@@ -139,74 +134,26 @@ def load(source: str | Path, only: Collection[str] = PARTS) -> F2IModel:
     Weights stored as float32 stay in the file, mapped into memory. ``only``: the parts whose weights are wanted; the others come without (on the meta
     device). Raises CheckpointError with one line that names the file, and for weights the key, the shape got and the shape expected.
     """
-    folder = Path(source)
-    if not folder.exists():
-        if (BUNDLED / str(source)).is_dir():
-            folder = BUNDLED / str(source)
-        elif str(source) in presets.PRESETS:
-            return presets.build(str(source), weights=bool(only))
-        else:
-            known = sorted({*presets.PRESETS, *(p.name for p in BUNDLED.glob("*") if p.is_dir())})
-            raise CheckpointError(f"{source}: no such checkpoint folder, and not one of the models {', '.join(known)}")
-    index = _read_json(folder / "model_index.json")
-    scalars = {k: v for k, v in index.items() if k not in PARTS and not k.startswith("_")}
-    try:
-        config = ModelConfig(**scalars)
-    except ValidationError as e:
-        raise CheckpointError(f"{folder / 'model_index.json'}: {_first_line(e)}") from e
+    folder = find_folder(source)
+    if folder is None:
+        return presets.build(str(source), weights=bool(only))
+    index = read_json(folder / "model_index.json")
+    config = read_config(folder, index)
     parts = {name: _load_part(folder, name, index, name in only) for name in PARTS}
     model = F2IModel(config, parts["unet"], parts["feature_encoder"], parts["projector"], parts["codec"])
-    _check_fit(folder, model)
+    model.geometry().check_fit(folder)
     return model
 
 
-def is_preset(source: str | Path) -> bool:
-    """Whether the source is the name of a preset, whose random weights no file holds."""
-    return not (Path(source).exists() or (BUNDLED / str(source)).is_dir())
-
-
-def checkpoint_sha256(source: str | Path) -> str:
-    """Hash of what :func:`load` would read: every file's name and content, in order; for a random preset, its table and seed."""
-    folder = Path(source)
-    if not folder.exists() and (BUNDLED / str(source)).is_dir():
-        folder = BUNDLED / str(source)
-    digest = hashlib.sha256()
-    if not folder.exists():
-        digest.update(f"preset {source} seed 0 {presets.PRESETS[str(source)]!r}".encode())
-        return digest.hexdigest()
-    for path in [folder / "model_index.json", *(p for part in PARTS for p in sorted((folder / part).glob("*")))]:
-        if path.suffix in {".json", ".safetensors"}:
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(file))
-    return digest.hexdigest()
-
-
-def _digest(file: Any) -> bytes:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.digest()
-
-
 def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool) -> Any:
-    entry = index.get(name)
-    if not (isinstance(entry, list) and len(entry) == 2):
-        raise CheckpointError(
-            f"{folder / 'model_index.json'}: key {name!r} is {entry!r}, expected [library, class], as Diffusers writes it"
-        )
-    kind = PART_CLASSES[name].get(entry[1])
-    if kind is None:
-        raise CheckpointError(
-            f"{folder / 'model_index.json'}: {name} is of class {entry[1]!r}, expected one of {', '.join(PART_CLASSES[name])}"
-        )
+    kind = PART_CLASSES[name][read_class(folder, name, index)]
     config_path = folder / name / "config.json"
-    config = _read_json(config_path)
+    config = read_json(config_path)
     try:
         with torch.device("meta" if kind.weights else "cpu"):
             part = kind.build(config)
     except (TypeError, ValueError, KeyError, AttributeError, ValidationError, RuntimeError) as e:
-        raise CheckpointError(f"{config_path}: {entry[1]} cannot be built from it: {_first_line(e)}") from e
+        raise CheckpointError(f"{config_path}: {index[name][1]} cannot be built from it: {first_line(e)}") from e
     if kind.weights and weights:
         part = _load_weights(part, kind, config, folder / name)
     return part.eval().requires_grad_(False)
@@ -214,11 +161,7 @@ def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool)
 
 def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], folder: Path) -> nn.Module:
     """Weights into a module built on the meta device; only tensors that no file holds (buffers computed by the constructor) are built again."""
-    path = folder / str(kind.weights)
-    if not path.is_file():
-        others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.ckpt"))
-        why = f"; found {', '.join(others)}, but pickled weights are never read: convert them to safetensors" if others else ""
-        raise CheckpointError(f"{path}: missing{why}")
+    path = weights_file(folder, str(kind.weights))
     expected = {k: tuple(v.shape) for k, v in part.state_dict().items()}
     tensors: dict[str, torch.Tensor] = {}
     try:
@@ -239,7 +182,7 @@ def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], fold
                 tensor = file.get_tensor(stored) if half is None else file.get_tensor(stored).chunk(2)[half].contiguous()
                 tensors[key] = tensor.float() if tensor.is_floating_point() else tensor
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {_first_line(e)}") from e
+        raise CheckpointError(f"{path}: not a readable safetensors file: {first_line(e)}") from e
     for key, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: key {key!r} holds NaN or infinite weights")
@@ -257,50 +200,6 @@ def _entries(kind: PartClass, stored: str) -> list[tuple[str, tuple[str, int | N
     if kind.published and ".mlp.weights_in." in key:
         return [(key.replace("weights_in", name), (stored, half)) for half, name in enumerate(("gate_proj", "up_proj"))]
     return [(key.replace(".mlp.weights_out.", ".mlp.down_proj.") if kind.published else key, (stored, None))]
-
-
-def _check_fit(folder: Path, model: F2IModel) -> None:
-    """The parts must fit one another: channels, context width, token width."""
-    width = model.feature_encoder.config.hidden_size
-    if model.projector.config.in_features != width:
-        raise CheckpointError(
-            f"{folder / 'projector/config.json'}: in_features is {model.projector.config.in_features}, expected the encoder's hidden size {width}"
-        )
-    context = model.unet.config.cross_attention_dim
-    if model.projector.config.context_features != context:
-        raise CheckpointError(
-            f"{folder / 'projector/config.json'}: context_features is {model.projector.config.context_features}, expected the UNet's cross_attention_dim {context}"
-        )
-    if isinstance(model.codec, PixelCodec):
-        factor = model.codec.config.factor
-        latent_in, latent_out = 3 * factor**2, 3 * (2 * factor) ** 2
-    else:
-        latent_in = latent_out = model.codec.config.latent_channels
-    latent_in *= 1 + model.config.concat_lr
-    if (model.unet.config.in_channels, model.unet.config.out_channels) != (latent_in, latent_out):
-        raise CheckpointError(
-            f"{folder / 'unet/config.json'}: in_channels, out_channels are {model.unet.config.in_channels}, {model.unet.config.out_channels}, "
-            f"expected {latent_in}, {latent_out} for this codec{' with concat_lr' if model.config.concat_lr else ''}"
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; a checkpoint is a Diffusers-format folder with model_index.json, {', '.join(PARTS)}")
-    try:
-        data = json.loads(read_text_file(path))
-    except (UsageError, ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path}: not readable as JSON: {_first_line(e)}") from e
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}, expected a JSON object")
-    return data
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'configuration'}: {first['msg']}"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def copy_checkpoint(source: Path, destination: Path) -> None:

@@ -44,5 +44,5 @@ def step_noise(model: F2IModel, crop: int, count: int, seed: int, position: int)
     if not model.config.noise:
         return None
     generator = torch.Generator().manual_seed(seed * 1_000_003 + position)
-    side = crop // model.latent_factor()
-    return torch.randn(count, model.latent_channels(), side, side, generator=generator)
+    side = crop // model.geometry().latent_factor()
+    return torch.randn(count, model.geometry().latent_channels(), side, side, generator=generator)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import Dinov2Config, Dinov2Model
+from f2i_quantize.models.config import CODEC, ENCODER, PROJECTOR, UNET, ModelConfig, PixelCodecConfig, ProjectorConfig
+from f2i_quantize.models.geometry import codec_channels
 
-from f2i_quantize.models.config import ModelConfig, PixelCodecConfig, ProjectorConfig
-from f2i_quantize.models.parts import PixelCodec, TokenProjector
-from f2i_quantize.models.whole_model import F2IModel
+if TYPE_CHECKING:
+    from f2i_quantize.models.whole_model import F2IModel
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,40 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
+PARAMETERS: dict[str, dict[str, int]] = {
+    "tiny": {"feature_encoder": 12_128, "unet": 68_584},
+    "nano": {"feature_encoder": 988_032, "unet": 4_937_548},
+    "pico": {"feature_encoder": 226_896, "unet": 1_156_540},
+    "mobile": {"feature_encoder": 21_777_792, "unet": 29_016_752},
+    "paper": {"feature_encoder": 87_369_472, "codec_encoder": 34_163_664, "unet": 429_761_700, "codec_decoder": 49_490_199},
+}
+"""Parameters of every preset by component, so that an export of one can be planned without building it."""
+
 PresetName = Literal["tiny", "pico", "nano", "mobile", "paper"]
+
+
+def part_settings(preset: Preset) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Returns the class name and the configuration of each part of a preset."""
+    if isinstance(preset.codec, PixelCodecConfig):
+        codec = ("PixelCodec", preset.codec.model_dump())
+        latent_in, latent_out = codec_channels(codec[0], preset.codec)
+    else:
+        codec = ("AutoencoderKL", preset.codec)
+        latent_in = latent_out = preset.codec["latent_channels"]
+    unet = {
+        "sample_size": 64,
+        "in_channels": latent_in * (1 + preset.config.concat_lr),
+        "out_channels": latent_out,
+        "use_linear_projection": True,
+        **preset.unet,
+    }
+    projector = {"in_features": preset.encoder["hidden_size"], "context_features": preset.unet["cross_attention_dim"]}
+    # JSON makes tuples lists, as a checkpoint read back from disk has them.
+    encoder = {**json.loads(json.dumps(preset.encoder)), "use_mask_token": True}
+    return (
+        {UNET: "UNet2DConditionModel", ENCODER: "Dinov2Model", PROJECTOR: "TokenProjector", CODEC: codec[0]},
+        {UNET: unet, ENCODER: encoder, PROJECTOR: projector, CODEC: codec[1]},
+    )
 
 
 def build(name: PresetName | str, seed: int = 0, *, weights: bool = True) -> F2IModel:
@@ -120,6 +151,8 @@ def build(name: PresetName | str, seed: int = 0, *, weights: bool = True) -> F2I
 
     ``weights`` False gives its shapes alone, on the meta device. Raises KeyError for an unknown name (the command checks names before it comes here).
     """
+    import torch
+
     preset = PRESETS[name]
     if not weights:
         with torch.device("meta"):
@@ -130,25 +163,17 @@ def build(name: PresetName | str, seed: int = 0, *, weights: bool = True) -> F2I
 
 
 def _build(preset: Preset) -> F2IModel:
-    codec: PixelCodec | AutoencoderKL
-    if isinstance(preset.codec, PixelCodecConfig):
-        codec = PixelCodec(preset.codec)
-        latent_in, latent_out = 3 * preset.codec.factor**2, 3 * (2 * preset.codec.factor) ** 2
-    else:
-        codec = AutoencoderKL(**preset.codec)
-        latent_in = latent_out = preset.codec["latent_channels"]
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        in_channels=latent_in * (1 + preset.config.concat_lr),
-        out_channels=latent_out,
-        use_linear_projection=True,
-        **preset.unet,
-    )
-    # JSON makes tuples lists, as a checkpoint read back from disk has them.
-    encoder = Dinov2Model(Dinov2Config(**json.loads(json.dumps(preset.encoder)), use_mask_token=True))
-    projector = TokenProjector(
-        ProjectorConfig(in_features=preset.encoder["hidden_size"], context_features=preset.unet["cross_attention_dim"])
-    )
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import Dinov2Config, Dinov2Model
+
+    from f2i_quantize.models.parts import PixelCodec, TokenProjector
+    from f2i_quantize.models.whole_model import F2IModel
+
+    _, settings = part_settings(preset)
+    codec = PixelCodec(preset.codec) if isinstance(preset.codec, PixelCodecConfig) else AutoencoderKL(**preset.codec)
+    unet = UNet2DConditionModel(**settings[UNET])
+    encoder = Dinov2Model(Dinov2Config(**settings[ENCODER]))
+    projector = TokenProjector(ProjectorConfig(**settings[PROJECTOR]))
     for part in (unet, encoder, projector, codec):
         part.eval().requires_grad_(False)
     return F2IModel(preset.config.model_copy(update={"trained": False}), unet, encoder, projector, codec)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from f2i_runtime.errors import CheckpointError, UsageError
 from torch import Tensor, nn
 from transformers import Dinov2Model, Dinov2WithRegistersModel
 
 from f2i_quantize.models.config import CODEC, ENCODER, PROJECTOR, UNET, ModelConfig, Step
+from f2i_quantize.models.geometry import Geometry
 from f2i_quantize.models.parts import PixelCodec, Resize, TokenProjector, average_tokens
 
 if TYPE_CHECKING:
@@ -45,36 +45,13 @@ class F2IModel:
         """Number of parameters in all parts."""
         return sum(p.numel() for part in self.parts().values() for p in part.parameters())
 
-    def latent_channels(self) -> int:
-        """Channels of the UNet's output."""
-        return int(self.unet.config.out_channels)
-
-    def latent_factor(self) -> int:
-        """Low-resolution pixels per latent position, per side (may be less than 1 for latents finer than the photo: refused)."""
-        if isinstance(self.codec, PixelCodec):
-            return self.codec.config.factor
-        downscale = (
-            2 ** (len(self.codec.config.block_out_channels) - 1)
-            if isinstance(self.codec, AutoencoderKL)
-            else 2 ** sum(n > 1 for n in self.codec.config.num_encoder_blocks)
+    def geometry(self) -> Geometry:
+        """The numbers of the parts' configurations that decide tiles and components."""
+        return Geometry(
+            self.config,
+            {name: type(part).__name__ for name, part in self.parts().items()},
+            {name: part.config for name, part in self.parts().items()},
         )
-        factor, rest = divmod(downscale, self.config.scale)
-        if rest or factor < 1:
-            raise CheckpointError(
-                f"codec: it reduces by {downscale} per side, which is not a multiple of the scale {self.config.scale}; use a codec that does"
-            )
-        return factor
-
-    def tile_multiple(self) -> int:
-        """A tile's side must be a multiple of this many low-resolution pixels: latent positions × the UNet's own halvings."""
-        return self.latent_factor() * 2**self.unet.num_upsamplers
-
-    def check_tile(self, tile: int) -> None:
-        """Raises UsageError unless ``tile`` is a positive multiple of :meth:`tile_multiple`."""
-        multiple = self.tile_multiple()
-        if tile <= 0 or tile % multiple:
-            near = max(multiple, round(tile / multiple) * multiple)
-            raise UsageError(f"tile {tile}: this model needs a multiple of {multiple} pixels; use --tile-size {near}")
 
 
 COMPONENT_PARTS = {
@@ -280,22 +257,14 @@ def build_components(model: F2IModel, tile: int) -> ComponentGraph:
 
     Raises UsageError when the tile is not a multiple of what the model needs.
     """
-    model.check_tile(tile)
-    config, scale = model.config, model.config.scale
-    backbone = model.feature_encoder.config
-    side = config.feature_size(tile, backbone.patch_size) // backbone.patch_size
-    if side % config.token_stride:
-        raise UsageError(
-            f"tile {tile}: its {side} patches per side cannot be averaged by token_stride {config.token_stride}; choose another tile"
-        )
-    tokens = (side // config.token_stride) ** 2 + (config.context == "all")
+    geometry = model.geometry()
+    tokens = geometry.tokens(tile)
+    scale = model.config.scale
     rgb, large = (1, 3, tile, tile), (1, 3, tile * scale, tile * scale)
     context = (1, tokens, model.projector.config.context_features)
     components = {"feature_encoder": Component("feature_encoder", FeatureEncoder(model, tile).eval(), {"lr": rgb}, "context", context)}
     calls = [Call("feature_encoder", {"lr": "lr"}, "context")]
-    if isinstance(model.codec, PixelCodec):
-        if len(config.steps) > 1 or config.concat_lr:
-            raise CheckpointError("model_index.json: the pixel codec takes one step and no concat_lr; use a latent codec for several steps")
+    if geometry.is_pixel():
         unet = PixelUNet(model, tile).eval()
         components["unet"] = Component("unet", unet, {"lr": rgb, "context": context}, "sr", large)
         calls.append(Call("unet", {"lr": "lr", "context": "context"}, "sr"))
@@ -307,8 +276,9 @@ def _latent_graph(
     model: F2IModel, tile: int, components: dict[str, Component], calls: list[Call], context: tuple[int, ...]
 ) -> ComponentGraph:
     config = model.config
-    side = tile // model.latent_factor()
-    channels = model.latent_channels()
+    geometry = model.geometry()
+    side = tile // geometry.latent_factor()
+    channels = geometry.latent_channels()
     latent = (1, channels, side, side)
     rgb, large = (1, 3, tile, tile), (1, 3, tile * config.scale, tile * config.scale)
     components["codec_encoder"] = Component("codec_encoder", CodecEncoder(model, tile).eval(), {"lr": rgb}, "latent", latent)

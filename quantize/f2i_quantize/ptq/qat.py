@@ -80,7 +80,7 @@ def read_photos(folder: Path | None, crop: int) -> PhotoSet:
 
 def fake_components(start: Start, qat: Qat) -> dict[str, FakeComponent]:
     """The calibrated components at the crop's size, all layers on."""
-    start.model.check_tile(qat.crop)
+    start.model.geometry().check_tile(qat.crop)
     graph = build_components(start.model, qat.crop)
     if unknown := sorted(set(qat.components) - set(graph.components)):
         raise UsageError(f"qat: component {unknown[0]!r} is unknown; the model has {', '.join(graph.components)}")

@@ -15,7 +15,7 @@ from f2i_runtime.files import atomic_directory, write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from f2i_quantize.models import checkpoint
+from f2i_quantize.models import checkpoint, checkpoint_files
 from f2i_quantize.models.whole_model import ComponentGraph, F2IModel, build_components
 from f2i_quantize.ptq import mixed, qat, sensitivity
 from f2i_quantize.ptq.calibrate import (
@@ -30,7 +30,8 @@ from f2i_quantize.ptq.calibrate import (
 )
 from f2i_quantize.ptq.calibration_tiles import CalibrationSet, calibration_set
 from f2i_quantize.ptq.fake_layers import fake_component
-from f2i_quantize.ptq.quantized import Quantized, available, write
+from f2i_quantize.ptq.quantization_record import available
+from f2i_quantize.ptq.quantized import Quantized, write
 from f2i_quantize.ptq.recipe import Qat, Recipe, Rule
 from f2i_quantize.rewrites.passes import rewritten
 from f2i_quantize.rewrites.split_skips import SplitSkipResnet
@@ -132,7 +133,7 @@ def quantize_checkpoint(options: QuantizeOptions, progress: Progress = lambda *_
         "tiles": len(subject.shots.tiles),
         "seed": options.recipe.seed,
         "observer": options.recipe.activation_observer,
-        "checkpoint_sha256": checkpoint.checkpoint_sha256(options.checkpoint),
+        "checkpoint_sha256": checkpoint_files.checkpoint_sha256(options.checkpoint),
         "simulated_sqnr_db": subject.sqnr,
         "simulated_psnr_db": output_error(subject, progress).psnr_db() if subject.integers() else None,
         **more,
@@ -172,7 +173,7 @@ def measure_sensitivity(options: QuantizeOptions, progress: Progress = lambda *_
     shutil.rmtree(_work(options), ignore_errors=True)
     return {
         "checkpoint": options.checkpoint,
-        "checkpoint_sha256": checkpoint.checkpoint_sha256(options.checkpoint),
+        "checkpoint_sha256": checkpoint_files.checkpoint_sha256(options.checkpoint),
         "recipe": options.recipe.name,
         "recipe_sha256": options.recipe.sha256(),
         "images": list(subject.shots.images),
@@ -187,7 +188,7 @@ def measure(subject: Subject, progress: Progress, target_psnr: float | None) -> 
     wanted, level = sensitivity.units(subject.parts, subject.rules, subject.graph)
     if not wanted:
         raise UsageError(f"recipe {subject.recipe.name}: it makes no layer int8; there is nothing to measure")
-    content = {"checkpoint": checkpoint.checkpoint_sha256(subject.options.checkpoint), "rules": sorted(subject.rules), "level": level}
+    content = {"checkpoint": checkpoint_files.checkpoint_sha256(subject.options.checkpoint), "rules": sorted(subject.rules), "level": level}
     errors = sensitivity.measure_units(bench, wanted, sensitivity.cache_key(content, subject.tensors, tiles), progress)
     total = subject.total_macs()
     together = bench.error({layer for unit in wanted for layer in unit.layers})
@@ -240,7 +241,7 @@ def _work(options: QuantizeOptions) -> Path:
 
 
 def _resume_key(options: QuantizeOptions, recipe: Recipe, tile: int, shots: CalibrationSet) -> str:
-    content = [checkpoint.checkpoint_sha256(options.checkpoint), recipe.sha256(), tile, list(shots.images)]
+    content = [checkpoint_files.checkpoint_sha256(options.checkpoint), recipe.sha256(), tile, list(shots.images)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from f2i_runtime.errors import CheckpointError, UsageError
+from f2i_runtime.errors import CheckpointError
 from f2i_runtime.files import sha256_file
-from f2i_runtime.text_files import read_text_file
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from f2i_quantize.ptq import qdq
-from f2i_quantize.ptq.recipe import Recipe, Rule, parse_recipe
+from f2i_quantize.ptq.quantization_record import FOLDER, SCHEMA, read_record, recipe_record
+from f2i_quantize.ptq.recipe import Recipe, Rule
 from f2i_quantize.rewrites.passes import shared_copy
 
-FOLDER = "quantization"
-SCHEMA = 1
 FLOAT = "float:"
 
 
@@ -53,24 +51,7 @@ class Quantized:
 
     def record(self) -> dict[str, Any]:
         """The recipe in full with its hash, as manifests carry it."""
-        return {**self.recipe.model_dump(mode="json"), "sha256": self.recipe.sha256()}
-
-
-def available(checkpoint: str | Path) -> list[str]:
-    """Precisions that a checkpoint was quantized to."""
-    return sorted(path.stem for path in (Path(checkpoint) / FOLDER).glob("*.json"))
-
-
-def digest(checkpoint: str | Path, precision: str) -> str:
-    """Hash of both files of one precision. Raises UsageError where there are none, with the command that makes them."""
-    description = Path(checkpoint) / FOLDER / f"{precision}.json"
-    if not description.is_file():
-        have = ", ".join(available(checkpoint)) or "no quantized precision"
-        raise UsageError(
-            f"{checkpoint}: it is not quantized to {precision} (it holds {have}); run: f2i quantize {checkpoint} --recipe {precision} --out QUANTIZED, "
-            "and export QUANTIZED"
-        )
-    return sha256_file(description)  # which names the hash of the tensors
+        return recipe_record(self.recipe)
 
 
 def write(folder: Path, quantized: Quantized) -> None:
@@ -92,26 +73,21 @@ def write(folder: Path, quantized: Quantized) -> None:
     (place / f"{name}.json").write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
 
 
-def read(checkpoint: str | Path, precision: str) -> Quantized:
-    """Read one precision back, checked. Raises UsageError where it is absent, CheckpointError where it is damaged."""
-    digest(checkpoint, precision)
-    path = Path(checkpoint) / FOLDER / f"{precision}.json"
-    tensors = path.with_suffix(".safetensors")
+def read(checkpoint: str | Path, precision: str, *, verified: str = "") -> Quantized:
+    """Read one precision back, checked.
+
+    ``verified``: the description's hash as it was when the caller's parent checked the tensors against it: they are read once then, and not hashed again.
+    Raises UsageError where the precision is absent, CheckpointError where it is damaged or another one than was verified.
+    """
+    record = read_record(checkpoint, precision)
+    if not verified:
+        record.check_tensors()
+    elif record.sha256 != verified:
+        raise CheckpointError(f"{checkpoint}: its quantization to {precision} changed while it was exported; run the export again")
     try:
-        data = json.loads(read_text_file(path))
-        found = (data["schema"], data["precision"], data["tensors_sha256"])
-        recipe = parse_recipe(data["recipe"], str(path))
-        rules = {k: Rule.model_validate(v) for k, v in data["layers"].items()}
-    except (UsageError, ValueError, KeyError, TypeError) as e:
-        raise CheckpointError(f"{path}: not a description of a quantization: {type(e).__name__}: {str(e).splitlines()[0]}") from e
-    if found[:2] != (SCHEMA, precision) or data["recipe_sha256"] != recipe.sha256():
-        raise CheckpointError(f"{path}: schema, precision or recipe hash do not fit; quantize the checkpoint again")
-    if not tensors.is_file() or sha256_file(tensors) != found[2]:
-        raise CheckpointError(f"{tensors}: missing, or not the file that {path.name} names; quantize the checkpoint again")
-    try:
-        return Quantized(recipe, rules, data["calibration"], load_file(tensors))
+        return Quantized(record.recipe, record.rules, record.calibration, load_file(record.tensors))
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{tensors}: not a readable safetensors file: {e}") from e
+        raise CheckpointError(f"{record.tensors}: not a readable safetensors file: {e}") from e
 
 
 def apply_weights(module: nn.Module, component: str, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -157,11 +133,6 @@ def load_scales(prepared: qdq.Prepared, tensors: Mapping[str, Tensor]) -> None:
             if observer is not None:
                 observer.scale = float(tensors[f"{name}.{side}_scale"])
                 observer.zero_point = int(tensors[f"{name}.{side}_zero_point"])
-
-
-def has_integers(quantized: Quantized) -> bool:
-    """Whether any weight is int8, so that there is a QDQ graph."""
-    return any(rule.weights == "int8" for rule in quantized.rules.values())
 
 
 def stored_bytes(module: nn.Module, component: str, quantized: Quantized) -> int:

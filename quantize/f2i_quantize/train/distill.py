@@ -31,7 +31,7 @@ from f2i_runtime.errors import UsageError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from f2i_quantize.models import checkpoint
+from f2i_quantize.models import checkpoint, checkpoint_files
 from f2i_quantize.models.differentiable import Pipeline, step_noise
 from f2i_quantize.models.parts import PixelCodec
 from f2i_quantize.models.whole_model import F2IModel
@@ -134,7 +134,7 @@ def load_models(options: DistillOptions) -> tuple[F2IModel, F2IModel | None]:
     if teacher and teacher.config.scale != student.config.scale:
         raise UsageError(f"teacher enlarges by {teacher.config.scale}, student by {student.config.scale}; both must be equal")
     for model in (student, *([teacher] if teacher else [])):
-        model.check_tile(options.crop)
+        model.geometry().check_tile(options.crop)
     return student, teacher
 
 
@@ -308,7 +308,7 @@ class _Run:
                 shutil.rmtree(out)
             checkpoint.copy_checkpoint(best, out)
         self.accelerator.wait_for_everyone()
-        digest = checkpoint.checkpoint_sha256(out) if out.is_dir() else ""
+        digest = checkpoint_files.checkpoint_sha256(out) if out.is_dir() else ""
         skipped = tuple((s.name, s.reason) for s in self.photos.skipped)
         state = self.state
         return DistillResult(

@@ -62,7 +62,7 @@ def upscaler(model: F2IModel, tile: int | None, *, overlap: int | None = None, d
         return made[side]
 
     def upscale(lr: Pixels) -> Pixels:
-        multiple = model.tile_multiple()
+        multiple = model.geometry().tile_multiple()
         side = tile or -(-max(lr.shape[:2]) // multiple) * multiple
         run = pipeline(side)
 
