@@ -17,6 +17,7 @@ from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.memory import trim_heap
 from f2i_runtime.photo.color import ColorSums
+from f2i_runtime.photo.cutout import visible_rows
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import Encoding, PhotoWriter
 from f2i_runtime.targets import FLOAT, REFERENCE, Selection, Variant, find_target, targets
@@ -213,11 +214,11 @@ def upscale_photo(
         overlap = measured_overlap(pipeline).overlap if options.overlap == "auto" else options.overlap
         plan = photo_plan(pipeline.bundle, reader.height, reader.width, overlap)
         width, height = reader.width * scale, reader.height * scale
-        read_rows: ReadRows = reader.samples
+        read_rows: ReadRows = visible_rows(reader)
         colors = None
         if fix == "adain":
             colors = ColorSums(reader.decode, grey=reader.is_grey)
-            read_rows = colors.reading(reader.samples)
+            read_rows = colors.reading(read_rows)
         encoding = Encoding(options.quality, options.bit_depth, recolor=colors is not None)
         with PhotoWriter(destination, width, height, like=reader, encoding=encoding) as writer:
             # One tile at a time, in a thread of its own: the next rows are read and the last tile is blended and written meanwhile.

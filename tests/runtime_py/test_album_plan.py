@@ -16,6 +16,7 @@ from f2i_runtime.album.download import fetch, url_file_name
 from f2i_runtime.album.upscale_album import FolderJob, missing, run_folder
 from f2i_runtime.errors import PhotoError, UsageError
 from f2i_runtime.photo.photo_listing import find_photos, photo_files
+from f2i_runtime.targets import Variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -59,7 +60,7 @@ def test_outputs_are_never_inputs(tiny_bundle, tmp_path, where):
     if where.startswith("Big"):
         (album / "Big").mkdir()
     out = album / where
-    job = FolderJob(tiny_bundle, out, "onnx", "fp32", threads=1)
+    job = FolderJob(tiny_bundle, out, Variant("onnx", "fp32"), threads=1)
     for expected in (2, 0, 0):
         plan = plan_album([str(album)], out)
         assert sorted(s.output for s in plan.sources) == ["a_x2.png", "trip/b_x2.png"]

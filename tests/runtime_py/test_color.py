@@ -9,6 +9,7 @@ from f2i_bench.host.photo_predictor import RepeatPipeline
 from f2i_runtime.bundle.manifest import parse_color_fix, parse_manifest
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import UsageError
+from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import PhotoWriter
 from f2i_runtime.pipeline import PhotoOptions, upscale_photo
@@ -88,3 +89,18 @@ def test_what_cannot_be(tmp_path):
         parse_color_fix("wavelets")
     with pytest.raises(UsageError, match="recolor=True"), PhotoWriter(tmp_path / "a.png", 4, 4) as writer:
         writer.recolor(np.ones(3), np.zeros(3))
+
+
+@pytest.mark.parametrize("level, spread", [(0.95, 0.004), (0.5, 0.004), (0.99, 0.0005), (0.02, 0.002)])
+@pytest.mark.parametrize("grey", [False, True])
+def test_wide_bright_flat_photos_keep_their_gain(level, spread, grey):
+    """Eight thousand pixels wide: sums of squares in float32 gave such photos gains of 0, or of 4 to 6."""
+    rng = np.random.default_rng(0)
+    rows = (level + spread * rng.standard_normal((512, 8000, 1 if grey else 3))).astype(np.float32)
+    sums = ColorSums(lambda samples: samples, grey=grey)
+    read = sums.reading(lambda y0, y1: rows[y0:y1])
+    for y in range(0, 512, 256):
+        block = np.clip(read(y, y + 256), 0, 1)
+        sums.wrote(block.repeat(3, axis=2) if grey else block)
+    gain, offset = sums.affine()
+    assert np.abs(gain - 1).max() < 0.02 and np.abs(gain * level + offset - level).max() < 1e-4

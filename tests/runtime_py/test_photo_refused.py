@@ -124,6 +124,49 @@ def test_what_must_be_held_whole_is_bounded_in_bytes(tmp_path, interlaced):
         PhotoReader(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize(
+    "tags, words",
+    [
+        ({0xC612: b"\x01\x06\0\0"}, r"camera's raw file \(DNG\)"),
+        ({0xC612: b"\x01\x06\0\0", 0x00FE: 1}, r"camera's raw file \(DNG\)"),
+        ({0x00FE: 1}, "begins with a preview"),
+    ],
+)
+@pytest.mark.parametrize("order", ["II", "MM"])
+def test_raw_files_in_tiff_clothing_are_refused(tmp_path, chelsea, tags, words, order):
+    path = tmp_path / "raw.dng"
+    Image.fromarray(chelsea[:60, :80]).save(path, "TIFF", tiffinfo=tags, big_tiff=False)
+    if order == "MM":
+        with Image.open(path) as image:
+            from PIL import TiffImagePlugin
+
+            info = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"MM")
+            info.update(tags)
+            image.convert("RGB").save(tmp_path / "mm.dng", "TIFF", tiffinfo=info)
+            path = tmp_path / "mm.dng"
+    with pytest.raises(PhotoError, match=words) as caught:
+        PhotoReader(path)
+    assert "develop it in a raw converter" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head", [b"FUJIFILMCCD-RAW 0201", b"IIRO\x08\0\0\0", b"IIU\0\x08\0\0\0", b"\0\0\0\x18ftypcrx \0\0\0\1", b"II*\0\x10\0\0\0CR\2\0"]
+)
+def test_other_raw_files_are_named(tmp_path, head):
+    (tmp_path / "raw.x").write_bytes(
+        head + struct.pack("<H", 0).rjust(200, b"\0") if b"CR" not in head else head + struct.pack("<HI", 0, 0) + bytes(100)
+    )
+    with pytest.raises(PhotoError, match="camera's raw file") as caught:
+        PhotoReader(tmp_path / "raw.x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tiff_of_several_sizes_is_no_raw_file(tmp_path, chelsea):
+    pyvips.Image.new_from_array(chelsea).tiffsave(str(tmp_path / "p.tif"), pyramid=True, subifd=True, tile=True)
+    with PhotoReader(tmp_path / "p.tif") as reader:
+        assert (reader.width, reader.height) == (451, 300)
+
+
 def test_other_samples_are_refused(tmp_path):
     pyvips.Image.black(8, 8, bands=3).cast("float").write_to_file(str(tmp_path / "f.tif"))
     with pytest.raises(PhotoError, match="samples of type float"):

@@ -20,7 +20,7 @@ import numpy as np
 from f2i_runtime.bundle.store import Bundle, open_bundle
 from f2i_runtime.errors import F2IError, GateError, UsageError
 from f2i_runtime.files import write_json
-from f2i_runtime.photo.reader import vips
+from f2i_runtime.photo.decoders import vips
 from f2i_runtime.photo.samples import SAMPLES, sample_photo
 from f2i_runtime.pipeline import Pipeline, choose_variant, photo_plan, upscale_photo
 from f2i_runtime.targets import Selection, Variant

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.float32]
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_CHUNK, _MIDDLE = 1 << 16, 0.5
+"""Pixels that are summed at a time, and what is taken from them first: sums of squares then are of what differs."""
 _LEAST_STD = 1e-5
 """StableSR's epsilon: a channel with less spread keeps its own."""
 
@@ -51,14 +53,17 @@ class ColorSums:
     def _add(self, which: int, values: Pixels) -> None:
         flat = values.reshape(-1, values.shape[2])
         self._count[which] += len(flat)
-        # A float32 sum over one block is exact to 1e-6; blocks are added in float64.
-        self._sums[which, 0] += flat.sum(axis=0, dtype=np.float64)
-        self._sums[which, 1] += np.einsum("pc,pc->c", flat, flat)
+        # All in float64: in float32 a sum of millions stops growing, and a flat photo's variance is the small difference of two such sums.
+        for k in range(0, len(flat), _CHUNK):
+            exact = flat[k : k + _CHUNK].astype(np.float64) - _MIDDLE
+            self._sums[which, 0] += exact.sum(axis=0)
+            self._sums[which, 1] += np.einsum("pc,pc->c", exact, exact)
 
     def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(gain, offset), float64 (3,) each, (1,) for grey: result * gain + offset has the photo's statistics."""
         counts = np.maximum(self._count, 1)[:, None]
-        mean = self._sums[:, 0] / counts
-        std = np.sqrt(np.maximum(self._sums[:, 1] / counts - mean**2, 0.0))
+        offset = self._sums[:, 0] / counts
+        std = np.sqrt(np.maximum(self._sums[:, 1] / counts - offset**2, 0.0))
         gain = np.where(std[1] > _LEAST_STD, std[0] / np.maximum(std[1], _LEAST_STD), 1.0)
+        mean = offset + _MIDDLE
         return gain, mean[0] - gain * mean[1]

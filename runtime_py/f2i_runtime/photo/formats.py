@@ -5,7 +5,6 @@ Cheap and read before anything is decoded, so that a broken file is refused befo
 
 from __future__ import annotations
 
-import mmap
 import struct
 from pathlib import Path
 from typing import IO
@@ -29,6 +28,12 @@ _OTHER = {
     b"8BPS": "Photoshop",
     b"<svg": "SVG",
     b"<?xml": "XML",
+    b"FUJIFILMCCD-RAW": "a camera's raw file (RAF)",
+    b"IIRO": "a camera's raw file (ORF)",
+    b"IIRS": "a camera's raw file (ORF)",
+    b"MMOR": "a camera's raw file (ORF)",
+    b"IIU\x00": "a camera's raw file (RW2)",
+    b"\x00\x00\x00\x18ftypcrx ": "a camera's raw file (CR3)",
 }
 
 
@@ -64,6 +69,9 @@ def identify(path: Path) -> str:
         for brand in brands:
             if brand in _HEIF_BRANDS:
                 return _HEIF_BRANDS[brand]
+        if b"mif1" in brands:
+            # The brand of the structure alone: the items say what they are coded in.
+            return "avif" if b"av01" in head else "heic"
     known = next((name for magic, name in _OTHER.items() if head.startswith(magic)), None)
     if known is None and b"\x00" not in head:
         known = "text"
@@ -119,8 +127,14 @@ def _jpeg_ends(file: IO[bytes], size: int) -> bool:
             break
     if at >= size:
         return False
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data.find(b"\xff\xd9", at) >= 0
+    # Read in blocks, not mapped: a mapped file that is cut short meanwhile ends the process.
+    file.seek(at)
+    before = b""
+    while block := file.read(1 << 20):
+        if b"\xff\xd9" in before + block:
+            return True
+        before = block[-1:]
+    return False
 
 
 def _png_ends(file: IO[bytes], size: int) -> bool:
@@ -174,14 +188,36 @@ def refuse_absurd(path: Path, width: int, height: int, held_pixel_bytes: int = 0
         )
 
 
-def extras(path: Path, kind: str, xmp: bytes) -> list[str]:
-    """What else the file holds that will be left behind: gain maps and motion photos, found by their marks."""
-    with path.open("rb") as file:
-        head = file.read(1 << 18)
-    found = []
-    gain_marks = (b"hdrgm:Version", b"http://ns.adobe.com/hdr-gain-map", b"urn:iso:std:iso:ts:21496:-1", b"aux:hdrgainmap")
-    if any(mark in head or mark in xmp for mark in gain_marks) or (kind in ("heic", "avif") and b"tmap" in head[:4096]):
-        found.append("an HDR gain map: only the standard picture is upscaled, the output has none")
-    if b"MotionPhoto" in xmp or b"MicroVideo" in xmp:
-        found.append("a motion photo's video: only the still picture is upscaled")
-    return found
+def refuse_raw(path: Path, kind: str) -> None:
+    """Refuse a camera's raw file that is a TIFF by its first bytes, and a TIFF whose first picture is a preview of another.
+
+    Raises:
+        PhotoError: its tags say so (TIFF 6.0, DNG 1.7); a decoder would read the preview, a few hundred pixels large.
+    """
+    if kind != "tiff":
+        return
+    try:
+        with path.open("rb") as file:
+            tags, is_cr2 = _tiff_tags(file)
+    except (OSError, struct.error):
+        return
+    raw = "DNG" if 0xC612 in tags else "CR2" if is_cr2 else "" if tags.get(0x0106) not in (32803, 34892) else "raw"
+    if raw or tags.get(0x00FE, 0) & 1:
+        what = f"is a camera's raw file ({raw})" if raw else "begins with a preview, as cameras' raw files do"
+        raise PhotoError(f"{path} {what}; expected a finished picture ({READABLE}): develop it in a raw converter and save a 16-bit TIFF")
+
+
+def _tiff_tags(file: IO[bytes]) -> tuple[dict[int, int], bool]:
+    """Returns the tags of a TIFF's first directory, with their values as far as these are one number; and whether Canon's mark follows the header."""
+    head = file.read(16)
+    order = "<" if head[:2] == b"II" else ">"
+    version, first = struct.unpack_from(f"{order}HI", head, 2)
+    if version != 42:
+        return {}, False
+    file.seek(first)
+    (count,) = struct.unpack(f"{order}H", file.read(2))
+    data, tags = file.read(12 * count), {}
+    for at in range(0, len(data) - 11, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", data, at)
+        tags[int(tag)] = int(struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, at + 8)[0])
+    return tags, head[8:10] == b"CR"

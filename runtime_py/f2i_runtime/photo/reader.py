@@ -7,10 +7,7 @@ WebP, progressive JPEG and interlaced PNG.
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -18,58 +15,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from f2i_runtime.errors import MissingPackageError, PhotoError, UsageError
-from f2i_runtime.photo.formats import extras, identify, refuse_absurd, refuse_truncated
+from f2i_runtime.errors import PhotoError, UsageError
+from f2i_runtime.photo.declared_color import icc_profile, standard_range
+from f2i_runtime.photo.decoders import DECODER_WARNINGS, OpenFile, has_field, held_pixel_bytes, one_line, open_picture, vips
+from f2i_runtime.photo.file_blocks import find_blocks
+from f2i_runtime.photo.formats import identify, refuse_absurd, refuse_raw, refuse_truncated
+from f2i_runtime.photo.metadata import said_on_reading
 from f2i_runtime.photo.rotate import TURNS, TurnedRows
+from f2i_runtime.photo.xmp_packet import xmp_orientation
 
 Pixels = NDArray[np.float32]
 
 _STRIP = 64
 _KEPT = ("exif-data", "icc-profile-data", "xmp-data", "iptc-data", "xres", "yres")
-
-
-@functools.cache
-def vips() -> Any:
-    """pyvips, loaded on first use, without its cache (which keeps files open and pixels in memory) and without its own log lines."""
-    import pyvips
-
-    pyvips.cache_set_max(0)
-    # Every failed libvips call is raised as an error as well; without a handler Python prints its warnings to stderr. A program that mutes logging, as the
-    # command does for its toolchains, must not mute what tells a damaged photo.
-    logger = logging.getLogger("pyvips")
-    logger.addHandler(_DECODER_WARNINGS)
-    logger.propagate = False
-    logger.isEnabledFor = lambda level: level >= logging.WARNING  # type: ignore[method-assign]
-    return pyvips
-
-
-class _DecoderWarnings(logging.Handler):
-    """Notes that a decoder went on past damage, which libvips says only in its log: in the thread that decodes, at the photo's end."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.here = threading.local()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "read gave" in record.getMessage():
-            self.here.met = True
-
-    def take(self) -> bool:
-        """True once for what this thread met since the last call."""
-        met = getattr(self.here, "met", False)
-        self.here.met = False
-        return met
-
-
-_DECODER_WARNINGS = _DecoderWarnings()
-
-
-def one_line(error: Exception) -> str:
-    """The last, most specific line of a libvips message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:200]
 
 
 class PhotoReader:
@@ -82,7 +41,9 @@ class PhotoReader:
         has_alpha, is_grey: what the file holds; ``rows`` gives three equal channels for grey.
         orientation: EXIF orientation that was applied, 1 to 8.
         icc: colour profile of the values that ``rows`` gives, or None; exif: raw EXIF block, or None.
-        metadata: libvips fields for the output: EXIF, ICC, XMP, IPTC, resolution.
+        metadata: libvips fields as the photo has them: EXIF, ICC, XMP, IPTC, resolution; the profile is one of the values that ``rows`` gives.
+        blocks: what else the file holds.
+        converted: whether colours were converted to sRGB.
         damaged: whether the decoder went on past damage, as far as the photo has been read.
         warnings: one line each for whatever the output will not have or that was changed on the way.
     """
@@ -100,17 +61,18 @@ class PhotoReader:
         """
         self.path = Path(path)
         self.warnings: list[str] = []
-        self.damaged = False
+        self.damaged = self.converted = False
         self.format = identify(self.path)
         refuse_truncated(self.path, self.format)
+        refuse_raw(self.path, self.format)
         self._stat = self._look()
         self._scratch = scratch
-        self._file: _OpenFile | None = None
+        self._file: OpenFile | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self._let_go)
             try:
-                stored, self._file = _open(self.path, self.format)
-                refuse_absurd(self.path, stored.width, stored.height, _held_pixel_bytes(stored, self.format))
+                stored, self._file = open_picture(self.path, self.format)
+                refuse_absurd(self.path, stored.width, stored.height, held_pixel_bytes(stored, self.format))
                 self._describe(stored)
                 self._image = self._convert(stored)
             except vips().Error as error:
@@ -137,25 +99,33 @@ class PhotoReader:
         if image.bands > 5 or (image.bands == 5 and image.interpretation != "cmyk"):
             raise PhotoError(f"{self.path} has {image.bands} channels; expected grey, RGB or CMYK, with or without alpha")
         self.has_alpha = bool(image.hasalpha()) and image.interpretation != "cmyk"
-        self.orientation = image.get("orientation") if _has(image, "orientation") else 1
-        if self.orientation not in TURNS:
-            self.warnings.append(f"orientation {self.orientation} is none of 1 to 8: taken as upright")
-            self.orientation = 1
+        self.metadata: dict[str, Any] = {name: image.get(name) for name in _KEPT if has_field(image, name)}
+        self.orientation = self._stored_orientation(image)
         self.bit_depth = 8 if image.format == "uchar" else 16
         # libheif's 10 and 12 bits come shifted up to 16, so that white is a little below 65535.
-        stored_bits = image.get("bits-per-sample") if self.format in ("avif", "heic") and _has(image, "bits-per-sample") else 0
+        stored_bits = image.get("bits-per-sample") if self.format in ("avif", "heic") and has_field(image, "bits-per-sample") else 0
         if self.bit_depth == 16 and stored_bits in (10, 12):
             self.bit_depth = stored_bits
         self._white = float(255 if image.format == "uchar" else ((1 << self.bit_depth) - 1) << (16 - self.bit_depth))
-        pages = image.get("n-pages") if _has(image, "n-pages") else 1
+        pages = image.get("n-pages") if has_field(image, "n-pages") else 1
         if pages > 1:
             self.warnings.append(f"holds {pages} pictures or pages: only the first is upscaled")
-        self.metadata: dict[str, Any] = {name: image.get(name) for name in _KEPT if _has(image, name)}
-        left = extras(self.path, self.format, self.metadata.get("xmp-data", b""))
-        self.warnings += [f"holds {what}" for what in left]
-        if left:
-            # Its XMP says where to find what is no longer there, which misleads viewers.
-            self.metadata.pop("xmp-data", None)
+        exif, xmp = (self.metadata.get(name, b"") for name in ("exif-data", "xmp-data"))
+        self.blocks = find_blocks(self.path, self.format, xmp, exif, has_icc=self.icc is not None)
+        self.warnings += said_on_reading(self.blocks.keys)
+
+    def _stored_orientation(self, image: Any) -> int:
+        """EXIF orientation, 1 to 8, that is still to be applied."""
+        if self.format in ("heic", "avif"):
+            # The decoder has applied irot and imir; EXIF and XMP there are copies for information (ISO/IEC 23008-12).
+            return 1
+        if not has_field(image, "orientation"):
+            return xmp_orientation(self.metadata.get("xmp-data", b""))
+        orientation = int(image.get("orientation"))
+        if orientation not in TURNS:
+            self.warnings.append(f"orientation {orientation} is none of 1 to 8: taken as upright")
+            return 1
+        return orientation
 
     def _convert(self, image: Any) -> Any:
         """To grey or RGB, with or without alpha, 8 or 16 bits."""
@@ -167,12 +137,36 @@ class PhotoReader:
             image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=depth)
             self.metadata["icc-profile-data"] = image.get("icc-profile-data")
             self.warnings.append("CMYK: converted to sRGB, the output is RGB")
+            self.converted = True
         elif image.interpretation not in ("srgb", "rgb", "rgb16", "b-w", "grey16", "multiband"):
             image = image.colourspace("rgb16" if image.format == "ushort" else "srgb")
             self.metadata.pop("icc-profile-data", None)
             self.warnings.append("colours were converted to sRGB")
+            self.converted = True
+        else:
+            image = self._declared(image)
         self.is_grey = image.bands < 3
         self._bands = image.bands
+        return image
+
+    def _declared(self, image: Any) -> Any:
+        """The picture in the colours that the file declares without a profile, which then are a profile's."""
+        if self.blocks.premultiplied and self.has_alpha:
+            image = image.unpremultiply(max_alpha=self._white).rint().cast(image.format).copy(interpretation=image.interpretation)
+        color = self.blocks.color
+        if color is None or color.is_srgb:
+            return image
+        if color.is_hdr:
+            size = 256 if image.format == "uchar" else 65536
+            curve = np.rint(standard_range(color, np.arange(size), self._white)).astype(np.uint8 if size == 256 else np.uint16)
+            table = vips().Image.new_from_array(curve[None, :, None])
+            colors = image.extract_band(0, n=image.bands - self.has_alpha).maplut(table)
+            image = (colors.bandjoin(image.extract_band(image.bands - 1)) if self.has_alpha else colors).copy(
+                interpretation=image.interpretation
+            )
+            self.warnings.append(f"{color.name}: converted to standard range, what is brighter than diffuse white is compressed")
+        if image.bands >= 3 and not color.has_srgb_primaries_only:
+            self.metadata["icc-profile-data"] = icc_profile(color)
         return image
 
     @property
@@ -192,7 +186,7 @@ class PhotoReader:
             raise UsageError(f"{self.path} is closed; read it inside its with statement")
         dtype = np.uint8 if image.format == "uchar" else np.uint16
         strips = []
-        _DECODER_WARNINGS.take()
+        DECODER_WARNINGS.take()
         try:
             for y in range(y0, y1, _STRIP):
                 n = min(_STRIP, y1 - y)
@@ -206,7 +200,7 @@ class PhotoReader:
             # Nothing is left to decode: let go of the decoder, which may hold the whole picture and speaks of damage only now.
             del image
             self._let_go()
-        if _DECODER_WARNINGS.take():
+        if DECODER_WARNINGS.take():
             self.damaged = True
             self.warnings.append("the decoder went on past damaged data: part of the picture may be wrong")
         return np.concatenate(strips)
@@ -299,101 +293,3 @@ class PhotoReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-class _OpenFile:
-    """A file that libvips reads through us.
-
-    Left to itself it maps the file: a JPEG then counts as memory of the process as it is read, and one that is cut short meanwhile ends the process.
-    ``source`` must live as long as the pictures made of it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self.source = vips().SourceCustom()
-        self.source.on_read(self._read)
-        self.source.on_seek(self._seek)
-
-    def _read(self, count: int) -> bytes | None:
-        # An error must not leave a callback; to the decoder it is the file's end, and whether the file changed is looked at then.
-        try:
-            return self._file.read(count)
-        except (OSError, ValueError):
-            return None
-
-    def _seek(self, offset: int, whence: int) -> int:
-        try:
-            return self._file.seek(offset, whence)
-        except (OSError, ValueError):
-            return -1
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _open(path: Path, kind: str) -> tuple[Any, _OpenFile | None]:
-    """The picture, and what it is read through until it is let go of."""
-    if kind == "heic":
-        return _open_heic(path), None
-    if kind == "bmp":
-        return _open_bmp(path), None
-    # By its own loader, so that no other format's code is reached.
-    loader = {"jpeg": "jpegload", "png": "pngload", "tiff": "tiffload", "webp": "webpload", "avif": "heifload"}[kind]
-    file = _OpenFile(path)
-    try:
-        return vips().Operation.call(f"{loader}_source", file.source, access="sequential", fail_on="error"), file
-    except vips().Error:
-        file.close()
-        raise
-
-
-def _has(image: Any, field: str) -> bool:
-    """Whether libvips read that field; asked by name, for a damaged file's other fields may have names that are no text."""
-    return bool(image.get_typeof(field) != 0)
-
-
-def _held_pixel_bytes(image: Any, kind: str) -> int:
-    """Bytes per pixel of a picture that its decoder holds whole; 0 where it comes row by row."""
-    interlaced = kind in ("jpeg", "png") and _has(image, "interlaced")
-    size = image.bands * (2 if image.format == "ushort" else 1)
-    return size if interlaced or kind in ("webp", "avif", "heic", "bmp") else 0
-
-
-def _open_bmp(path: Path) -> Any:
-    """BMP is not among the formats of the libvips that pip installs; Pillow reads it, whole."""
-    try:
-        with Image.open(path, formats=("BMP",)) as image:
-            refuse_absurd(path, *image.size, 4)
-            samples = np.asarray(image.convert("RGBA" if image.mode == "RGBA" else "L" if image.mode in ("1", "L") else "RGB"))
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PhotoError(f"cannot decode {path} (BMP): {one_line(error)}; copy it again or convert it") from error
-    samples = samples if samples.ndim == 3 else samples[:, :, None]
-    return vips().Image.new_from_array(samples).copy(interpretation="b-w" if samples.shape[2] == 1 else "srgb")
-
-
-def _open_heic(path: Path) -> Any:
-    """HEVC is not in the libvips that pip installs, for its patents; pillow-heif brings a decoder."""
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise MissingPackageError("pillow_heif", f"reading {path} (HEIC)", "heic") from error
-    try:
-        heif = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
-        width, height = heif.size
-        refuse_absurd(path, width, height, (4 if heif.has_alpha else 3) * (2 if heif.info.get("bit_depth", 8) > 8 else 1))
-        samples = np.asarray(heif)
-    except (ValueError, RuntimeError, OSError, SyntaxError, EOFError, IndexError) as error:  # the last where a file holds no picture
-        raise PhotoError(f"cannot decode {path} (HEIC): {one_line(error)}; copy it again or convert it") from error
-    if samples.ndim == 2:
-        samples = samples[:, :, None]
-    pyvips = vips()
-    image = pyvips.Image.new_from_array(samples)
-    names = {("uint8", True): "b-w", ("uint8", False): "srgb", ("uint16", True): "grey16", ("uint16", False): "rgb16"}
-    image = image.copy(interpretation=names[samples.dtype.name, samples.shape[2] < 3])
-    blobs = {"exif-data": heif.info.get("exif"), "icc-profile-data": heif.info.get("icc_profile"), "xmp-data": heif.info.get("xmp")}
-    for name, value in blobs.items():
-        if value:
-            image.set_type(pyvips.GValue.blob_type, name, bytes(value))
-    image.set_type(pyvips.GValue.gint_type, "bits-per-sample", int(heif.info.get("bit_depth", 8)))
-    image.set_type(pyvips.GValue.gint_type, "n-pages", len(heif))
-    return image

@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from f2i_runtime.errors import PhotoError, UsageError
 from f2i_runtime.memory import trim_heap
 from f2i_runtime.photo.color import luma
+from f2i_runtime.photo.decoders import one_line, vips
 from f2i_runtime.photo.formats import MAX_SIDE
-from f2i_runtime.photo.reader import PhotoReader, one_line, vips
+from f2i_runtime.photo.metadata import Change, carry
+from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.resample import resize_axis, resize_taps
 from f2i_runtime.photo.spool import FULL, Spool, make_beside, sweep
+from f2i_runtime.photo.xmp_packet import Resized
 
 Pixels = NDArray[np.float32]
 
@@ -107,8 +110,11 @@ class PhotoWriter:
         self._keeps_alpha = self._alpha is not None and self.format != "jpeg"
         if self._alpha is not None and not self._keeps_alpha:
             self.warnings.append("JPEG holds no alpha: transparent parts become white; write .png to keep them")
-        if self.format == "tiff" and like is not None and like.exif:
-            self.warnings.append("TIFF is written without EXIF; write .jpg, .png, .webp or .avif to keep it")
+        self._fields: dict[str, Any] = {}
+        if like is not None:
+            change = Change(Resized((like.width, like.height), (width, height), like.orientation), 1 if self._grey else 3, like.converted)
+            self._fields, said = carry(like.metadata, like.blocks.keys, self.format, change)
+            self.warnings += said
         # Rows that are spooled; height of the band of blocks below them, and how many of its columns are.
         self._next = self._band = self._filled = 0
         self._spool: Spool | None = None
@@ -252,7 +258,7 @@ class PhotoWriter:
         source = pyvips.Source.new_from_file(str(spool))
         image = pyvips.Operation.call("tiffload_source", source, access="sequential")
         image = self._recolored(image).copy()
-        for name, value in (self._like.metadata if self._like is not None else {}).items():
+        for name, value in self._fields.items():
             kind = pyvips.GValue.gdouble_type if name in ("xres", "yres") else pyvips.GValue.blob_type
             image.set_type(kind, name, value)
         # The pixels are upright by now.
