@@ -58,9 +58,8 @@ def ane_lines(inspection: Inspection) -> list[str]:
     lines = []
     for artifact in inspection.artifacts:
         for rule in artifact.ane or ():
-            others = f" and {len(rule.places) - 1} more" if len(rule.places) > 1 else ""
+            first, *rest = rule.places
+            others = f" and {len(rest)} more" if rest else ""
             name = f"{artifact.variant} {artifact.component}"
-            lines.append(
-                f"{name}: Neural Engine, {rule.rule}: {rule.places[0].where}{others}: {rule.reason}; {rule.rewrite} [{rule.source}]"
-            )
+            lines.append(f"{name}: Neural Engine, {rule.rule}: {first.where}{others}: {rule.reason}; {rule.rewrite} [{rule.source}]")
     return lines
