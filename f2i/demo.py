@@ -61,8 +61,11 @@ def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
         name = str(variant)
         path = options.out / f"{source.stem}_{name.replace('/', '_')}.png"
         with open_pipeline(bundle, variant) as pipeline:
-            upscale_photo(pipeline, source, path, progress=steps.counter(f"photo through {name.replace('/', ' ')}"))
+            notes = upscale_photo(pipeline, source, path, progress=steps.counter(f"photo through {name.replace('/', ' ')}"))
         upscaled.append(path)
+        if variant == REFERENCE:  # the others say the same of the photo
+            for note in notes:
+                steps.note(f"{source}: {note}")
     before_after(source, upscaled[-1], options.out / "before_after.png")
     images = ReportImages()
     report = validate(bundle, ValidateOptions(images=options.photo), steps.count, images.collect)

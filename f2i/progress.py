@@ -49,6 +49,10 @@ class Steps:
         else:
             self.tasks[label] = self.bar.add_task(f"{label}: {event.stage}", total=None)
 
+    def note(self, text: str) -> None:
+        """Prints a warning, whether or not progress is shown."""
+        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+
     def count(self, what: str, done: int, of: int) -> None:
         """Shows that ``done`` of ``of`` parts are done."""
         if what not in self.tasks:

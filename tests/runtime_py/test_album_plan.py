@@ -414,3 +414,23 @@ def test_a_damaged_photo_is_said_on_stderr(tiny_bundle, tmp_path):
             out.mkdir(exist_ok=True)
             result = run(tiny_bundle, tmp_path / "a.jpg", "--out", out)
         assert result.returncode == 0 and "past damaged data" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("use", ["validate", "train"])
+def test_damaged_photos_are_not_measured_or_learned_from(tmp_path, use):
+    from f2i_runtime.photo.whole_photo import read_photo
+
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(tmp_path / "a.jpg", quality=90)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2] + data[-2:])
+    if use == "validate":
+        with pytest.raises(PhotoError, match="damaged") as caught:
+            read_photo(tmp_path / "a.jpg")
+        assert "\n" not in str(caught.value)
+        return
+    from f2i_quantize.train.crops import read_folder
+
+    photo(tmp_path / "b.png")
+    found = read_folder(tmp_path)
+    assert [p.name for p in found.photos] == ["b.png"] and "damaged" in found.skipped[0].reason
