@@ -40,6 +40,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
             ArtifactRow(
                 target=a.target,
                 precision=a.precision,
+                accelerator=a.accelerator,
                 component=a.component,
                 bytes=a.bytes,
                 ops=a.delegation.ops,

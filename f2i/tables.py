@@ -12,6 +12,7 @@ from f2i.result_views import variant_summaries
 
 if TYPE_CHECKING:
     from f2i_runtime.bundle.store import Bundle
+    from f2i_runtime.targets import Variant
     from f2i_runtime.validation.results import Report
 
 
@@ -24,7 +25,9 @@ def artifact_table(bundle: Bundle) -> Table:
         d = a.delegation
         sqnr = f"{a.parity.sqnr_db:.1f}" if a.parity and a.parity.sqnr_db is not None else "–"
         partitions = "–" if d.partitions is None else str(d.partitions)
-        table.add_row(a.target, a.precision, a.component, f"{a.bytes / 1e6:.1f}", str(d.ops), share(d.delegated_share), partitions, sqnr)
+        table.add_row(
+            a.target, _precision(a.variant), a.component, f"{a.bytes / 1e6:.1f}", str(d.ops), share(d.delegated_share), partitions, sqnr
+        )
     return table
 
 
@@ -45,12 +48,11 @@ def parity_table(bundle: Bundle, report: Report) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in {"target", "precision"} else "right")
     for row in variant_summaries(report):
-        target, precision, _ = row.variant
-        artifacts = [a for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision)]
+        artifacts = [a for a in bundle.manifest.artifacts if a.variant == row.variant]
         shares = [a.delegation.delegated_share for a in artifacts if a.delegation.delegated_share is not None]
         table.add_row(
-            target,
-            precision,
+            row.variant.target,
+            _precision(row.variant),
             f"{sum(a.bytes for a in artifacts) / 1e6:.1f}",
             share(min(shares) if shares else None),
             figure(row.latency_ratio, 2),
@@ -59,6 +61,11 @@ def parity_table(bundle: Bundle, report: Report) -> Table:
             f"{row.passed}/{row.gates}",
         )
     return table
+
+
+def _precision(variant: Variant) -> str:
+    """The precision, and the accelerator where that is not the CPU: ``fp16``, ``fp16/hexagon``."""
+    return str(variant).partition("/")[2]
 
 
 def doctor_table(data: dict[str, Any]) -> Table:

@@ -32,6 +32,9 @@ Targets = Annotated[
     typer.Option("--target", metavar="NAMES", help=f"One or more of {', '.join(TARGETS)}, separated by commas. Default: every target."),
 ]
 Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas, for example fp16,w8a8.")]
+Accelerators = Annotated[
+    str, typer.Option("--accelerator", metavar="NAMES", help="One or more accelerators that every target has, separated by commas.")
+]
 OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
 OneAccelerator = Annotated[str | None, typer.Option("--accelerator", help="Use only this accelerator, such as cpu.")]
 OnePrecision = Annotated[str | None, typer.Option("--precision", help="Use only this precision.")]

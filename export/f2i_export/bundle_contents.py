@@ -87,20 +87,25 @@ def _components(described: dict[str, Any], programs: dict[tuple[str, str], FileR
 
 
 def _artifacts(plan: ExportPlan, results: dict[Job, Path], root: Path, components: list[str]) -> tuple[Artifact, ...]:
-    """Every lowered file at its place in ``root``, in the order in which targets, precisions and components were asked for."""
+    """Every lowered file at its place in ``root``, in the order in which targets, precisions, accelerators and components were asked for."""
     artifacts = []
     for job, folder in results.items():
         if job.kind != "lower":
             continue
         result = json.loads((folder / RESULT).read_text())
-        place = root / str(job.variant)
+        place = root / job.variant.folder
         place.mkdir(parents=True, exist_ok=True)
         for entry in sorted(folder.iterdir()):
             if entry.name != RESULT:
                 shutil.copytree(entry, place / entry.name) if entry.is_dir() else shutil.copy2(entry, place / entry.name)
         artifacts.append(_artifact(job, result, root, place))
-    targets, precisions = plan.options.targets, plan.options.precisions
-    artifacts.sort(key=lambda a: (targets.index(a.target), precisions.index(a.precision), components.index(a.component)))
+    asked = plan.options
+
+    def order(a: Artifact) -> tuple[int, ...]:
+        variant = (asked.targets.index(a.target), asked.precisions.index(a.precision), asked.accelerators.index(a.accelerator))
+        return (*variant, components.index(a.component))
+
+    artifacts.sort(key=order)
     return tuple(artifacts)
 
 

@@ -142,6 +142,7 @@ def _lower(job: Job, path: Path, scratch: Path, lowering: Lowering, rewritten: R
         scratch,
         component.module.state_dict(),
         {p.path: p.bits for p in found},
+        job.accelerator,
     )
     try:
         return lowering.converter.lower(request)

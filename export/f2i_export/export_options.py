@@ -8,9 +8,12 @@ from typing import Literal
 
 from f2i_runtime.bundle.manifest import STATIC
 from f2i_runtime.errors import UsageError
-from f2i_runtime.targets import targets
+from f2i_runtime.targets import CPU, find_target, targets
 
 from f2i_export.lowering import check_target
+
+AUTO = "auto"
+"""The value of an option by component that leaves the choice to the converter."""
 
 
 @dataclass(frozen=True)
@@ -29,44 +32,66 @@ class ExportOptions:
     overlap: int | Literal["auto"] | None = None
     parallel: int = 0
     options: tuple[tuple[str, str], ...] = ()
+    accelerators: tuple[str, ...] = (CPU,)
+    """Each target is lowered to each of them."""
 
 
 def check_request(options: ExportOptions) -> None:
-    """Raises UsageError for a target, a precision or an option that is not known, MissingPackageError for a target whose converter is not installed."""
-    if not options.targets or not options.precisions:
-        raise UsageError("nothing to export: name at least one target and one precision")
+    """Checks everything of a request but its checkpoint.
+
+    Raises UsageError for a target, a precision, an accelerator or an option that is not known or does not apply, MissingPackageError for a target whose
+    converter is not installed.
+    """
+    if not options.targets or not options.precisions or not options.accelerators:
+        raise UsageError("nothing to export: name at least one target, one precision and one accelerator")
     for target in options.targets:
         own = {key: value for key, value in options.options if target in takers(key)}
-        check_target(target, options.precisions, own)
+        check_target(target, options.precisions, own, options.accelerators)
     for key, value in options.options:
         if not set(takers(key)) & set(options.targets):
             raise UsageError(f"option {key}={value} is for {' and '.join(takers(key)) or 'no target'}, got {', '.join(options.targets)}")
+        for target in takers(key):
+            wanted = find_target(target).options[key].precisions
+            if target in options.targets and wanted and not set(wanted) & set(options.precisions):
+                raise UsageError(
+                    f"{_flag(key)} applies to {', '.join(wanted)}, got {', '.join(options.precisions)}; add --precision {wanted[0]}"
+                )
 
 
 def takers(option: str) -> list[str]:
     """Returns the targets that take an option."""
-    return [name for name, line in targets().items() if option in line.options]
+    return [name for name, record in targets().items() if option in record.options]
 
 
 def own_options(options: ExportOptions, component: str, target: str, precision: str) -> tuple[tuple[str, str], ...]:
-    """Returns the options that shape one artifact; operations to keep in float32 are an fp16 artifact's own."""
-    own = {key: value for key, value in options.options if target in takers(key)}
-    kept = own.pop("keep_fp32", "")
-    if kept and precision == "fp16":
-        mine = "auto" if kept == "auto" else ",".join(item for item in kept.split(",") if item.startswith(f"{component}:"))
-        own |= {"keep_fp32": mine} if mine else {}
-    return tuple(own.items())
+    """Returns the options that shape one artifact: those that its target takes at its precision, and of a list by component its component's items."""
+    own = []
+    for key, value in options.options:
+        option = find_target(target).options.get(key)
+        if option is None or (option.precisions and precision not in option.precisions):
+            continue
+        mine = (
+            [item for item in value.split(",") if item.startswith(f"{component}:")] if option.per_component and value != AUTO else [value]
+        )
+        if mine:
+            own.append((key, ",".join(mine)))
+    return tuple(own)
 
 
-def check_kept(options: ExportOptions, components: tuple[str, ...]) -> None:
-    """Raises UsageError unless operations to keep in float32 are asked for an fp16 export and name one of ``components``."""
-    kept = dict(options.options).get("keep_fp32", "auto")
-    if "keep_fp32" in dict(options.options) and "fp16" not in options.precisions:
-        raise UsageError(f"--keep-fp32 applies to fp16, got {', '.join(options.precisions)}; add --precision fp16")
-    for item in [] if kept == "auto" else kept.split(","):
-        component, _, operation = item.partition(":")
-        if component not in components or not operation:
-            raise UsageError(f"--keep-fp32: got {item!r}, expected auto or COMPONENT:OP with a component of {', '.join(components)}")
+def check_components(options: ExportOptions, components: tuple[str, ...]) -> None:
+    """Raises UsageError unless every item of an option that is a list by component names one of ``components``."""
+    for key, value in options.options:
+        if value == AUTO or not any(find_target(name).options[key].per_component for name in takers(key)):
+            continue
+        for item in value.split(","):
+            component, _, operation = item.partition(":")
+            if component not in components or not operation:
+                expected = f"{AUTO} or COMPONENT:OP with a component of {', '.join(components)}"
+                raise UsageError(f"{_flag(key)}: got {item!r}, expected {expected}")
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
 
 
 def chosen_overlap(options: ExportOptions, tile: int) -> int:

@@ -10,7 +10,7 @@ from f2i_quantize.models.description import Description, describe
 from f2i_quantize.ptq.quantization_record import QuantizationRecord, read_record
 from f2i_runtime.targets import FLOAT
 
-from f2i_export.export_options import ExportOptions, check_kept, check_request, chosen_overlap, own_options
+from f2i_export.export_options import ExportOptions, check_components, check_request, chosen_overlap, own_options
 from f2i_export.jobs import Job, job_source
 from f2i_export.source_closure import SourceReader
 
@@ -44,7 +44,7 @@ def plan_export(options: ExportOptions) -> ExportPlan:
     tile = options.tile or description.config.tile
     description.geometry.tokens(tile)
     overlap = chosen_overlap(options, tile)
-    check_kept(options, tuple(description.parameters))
+    check_components(options, tuple(description.parameters))
     source = str(Path(options.checkpoint).absolute()) if Path(options.checkpoint).exists() else options.checkpoint
     quantizations = {p: read_record(source, p) for p in options.precisions if p not in FLOAT}
     for record in quantizations.values():
@@ -69,7 +69,7 @@ def _simulations(reference: Job, quantizations: dict[str, QuantizationRecord]) -
 def _lowerings(
     options: ExportOptions, reference: Job, quantizations: dict[str, QuantizationRecord], components: tuple[str, ...]
 ) -> list[Job]:
-    """One job for every component, target and precision; those of the UNet come first, since they take longest."""
+    """One job for every component and variant; those of the UNet come first, since they take longest."""
     reader = SourceReader()
     sources = {target: job_source(target, reader) for target in options.targets}
     return [
@@ -83,9 +83,11 @@ def _lowerings(
             precision,
             own_options(options, component, target, precision),
             quantizations[precision].sha256 if precision in quantizations else "",
-            source=sources[target],
+            accelerator,
+            sources[target],
         )
         for component in sorted(components, key=lambda name: name != "unet")
         for target in options.targets
         for precision in options.precisions
+        for accelerator in options.accelerators
     ]

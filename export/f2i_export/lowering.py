@@ -36,6 +36,8 @@ class LoweringRequest:
     reference: dict[str, Tensor] = field(default_factory=dict)
     palettes: dict[str, int] = field(default_factory=dict)
     """Maps the path of a layer to the bits of its weight's palette."""
+    accelerator: str = CPU
+    """One of the target's record's."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 
 from f2i.progress import Steps
 from f2i.tables import artifact_table
-from f2i.terminal import CheckpointArgument, Precisions, Targets, TileSize, err, names, out, target_names
+from f2i.terminal import Accelerators, CheckpointArgument, Precisions, Targets, TileSize, err, names, out, target_names
 
 
 def export(
@@ -17,6 +17,7 @@ def export(
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write.", show_default=False)],
     target: Targets = None,
     precision: Precisions = "fp16",
+    accelerator: Accelerators = "cpu",
     tile_size: TileSize = 0,
     overlap: Annotated[
         str | None,
@@ -45,7 +46,15 @@ def export(
     options += (("split_above_mb", str(split_above_mb)),) if split_above_mb is not None else ()
     with Steps(err) as steps:
         request = ExportOptions(
-            checkpoint, out_dir, target_names(target), names(precision), tile_size, parse_overlap(overlap), jobs, options
+            checkpoint,
+            out_dir,
+            target_names(target),
+            names(precision),
+            tile_size,
+            parse_overlap(overlap),
+            jobs,
+            options,
+            names(accelerator),
         )
         bundle = export_bundle(request, steps.event)
     out.print(artifact_table(bundle))

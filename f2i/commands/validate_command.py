@@ -56,7 +56,7 @@ def validate(
     Example: `f2i validate bundle --images photos --json parity.json --html report.html`
     """
     from f2i_runtime.bundle.store import open_bundle
-    from f2i_runtime.validation.coreml_findings import describe
+    from f2i_runtime.targets import find_target
     from f2i_runtime.validation.validate_options import ValidateOptions
 
     from f2i.commands.validation_run import ValidationOutputs, run_validation
@@ -78,6 +78,7 @@ def validate(
     with Steps(err) as steps:
         report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, command_line(), steps.count)
     for row in report.bad_ops or ():
-        out.print("\n".join(describe(row)), soft_wrap=True, markup=False)
+        if source := find_target(row.target).source:
+            out.print("\n".join(source.load("naming a bad operation").describe(row)), soft_wrap=True, markup=False)
     out.print(parity_table(opened, report))
     end(report)

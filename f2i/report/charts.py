@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from f2i_runtime.targets import CPU
+from f2i_runtime.targets import Variant as VariantKey
+
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 24, 56
 """Margins around the plot, in the SVG's own units."""
@@ -23,18 +26,19 @@ Box: TypeAlias = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Variant:
-    """What a chart shows of one target and precision. ``latency`` is relative to the torch reference on the machine that validated."""
+    """What a chart shows of one variant. ``latency`` is relative to the torch reference on the machine that validated."""
 
     target: str
     precision: str
     megabytes: float
     latency: float | None
     psnr_db: float | None
+    accelerator: str = CPU
 
     @property
     def name(self) -> str:
-        """The name ``target/precision``."""
-        return f"{self.target}/{self.precision}"
+        """The variant as text."""
+        return str(VariantKey(self.target, self.precision, self.accelerator))
 
 
 def pareto_front(variants: list[Variant]) -> set[str]:

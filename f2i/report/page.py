@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from f2i_runtime import __version__
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.files import sha256_file, write_text
 from f2i_runtime.targets import Variant as VariantKey
-from f2i_runtime.targets import targets
+from f2i_runtime.targets import find_target, targets
 from f2i_runtime.validation.results import FIGURES, Gate, Report
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -53,7 +54,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
     )
     environment.filters.update(figure=_figure, share=share, target=_label)
     summaries = variant_summaries(report)
-    evaluated = {row.variant for row in summaries if "evaluator" in row.engine}
+    evaluated = [row.variant for row in summaries if _stood_in(row.variant)]
     variants = [_mark(bundle, row) for row in summaries]
     timed = [mark for mark, row in zip(variants, summaries, strict=True) if row.variant not in evaluated]
     page = environment.get_template("report.html.j2")
@@ -67,7 +68,8 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
         engines={str(row.variant): row.engine for row in summaries},
         matrix=_matrix(report),
         chart=scatter(timed),
-        evaluated=[str(row.variant) for row in summaries if row.variant in evaluated],
+        evaluated={str(v): find_target(v.target).engine_label for v in evaluated},
+        colours=Markup(_colours()),
         where=_where(bundle, images, evaluated),
         mixed=_mixed(bundle),
         photos=images.photos,
@@ -86,9 +88,9 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
 
 def _mark(bundle: Bundle, row: VariantSummary) -> Variant:
     """What the charts show of a variant."""
-    target, precision, _ = row.variant
-    size = sum(a.bytes for a in bundle.manifest.artifacts if (a.target, a.precision) == (target, precision))
-    return Variant(target, precision, size / 1e6, row.latency_ratio, row.psnr_db)
+    target, precision, accelerator = row.variant
+    size = sum(a.bytes for a in bundle.manifest.artifacts if a.variant == row.variant)
+    return Variant(target, precision, size / 1e6, row.latency_ratio, row.psnr_db, accelerator)
 
 
 def _mixed(bundle: Bundle) -> list[dict[str, Any]]:
@@ -121,7 +123,7 @@ def _heading(gate: Gate) -> str:
     return " ".join(word for word in words if word)
 
 
-def _where(bundle: Bundle, images: ReportImages, evaluated: set[VariantKey]) -> list[dict[str, Any]]:
+def _where(bundle: Bundle, images: ReportImages, evaluated: Collection[VariantKey]) -> list[dict[str, Any]]:
     """Per variant whose time means something, milliseconds per tile of each component, and a bar as long as the whole against the slowest."""
     calls: dict[str, int] = {}
     for call in bundle.manifest.dataflow:
@@ -134,6 +136,19 @@ def _where(bundle: Bundle, images: ReportImages, evaluated: set[VariantKey]) -> 
         rows.append({"name": str(variant), "target": variant.target, "total": sum(parts.values()), "parts": shares(parts)})
     slowest = max((r["total"] for r in rows), default=1.0)
     return [r | {"length": 100 * r["total"] / slowest} for r in sorted(rows, key=lambda r: r["total"])]
+
+
+def _stood_in(variant: VariantKey) -> bool:
+    """Whether something else computes in the place of the variant's engine here, so that its time means nothing."""
+    known = targets().get(variant.target)
+    return known is not None and not known.native_here
+
+
+def _colours() -> str:
+    """CSS of every target's colour in charts and dots, on a light and on a dark page, as its record has it."""
+    light, dark = ("".join(f"--t-{name}:{record.colour[k]};" for name, record in targets().items()) for k in (0, 1))
+    marks = "".join(f"i.t-{name}{{background:var(--t-{name})}}.point.t-{name}{{fill:var(--t-{name})}}\n" for name in targets())
+    return f":root{{{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{marks}"
 
 
 def _label(name: str) -> str:

@@ -43,6 +43,11 @@ class Variant(NamedTuple):
     def __str__(self) -> str:
         return "/".join(self[:2] if self.accelerator == CPU else self)
 
+    @property
+    def folder(self) -> str:
+        """Where a bundle keeps its artifacts: ``tflite/w8a8``, or ``onnx/fp16-hexagon`` off the CPU."""
+        return f"{self.target}/{self.precision}" + ("" if self.accelerator == CPU else f"-{self.accelerator}")
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -142,7 +147,7 @@ class Target:
     profile: Adapter | None = None
     """``profile_ops(path, inputs, threads=)``: the engine's own profile of one run."""
     source: Adapter | None = None
-    """``findings`` and ``locate``: the artifact beside the program it was converted from, which the bundle keeps."""
+    """``findings``, ``locate`` and ``describe``: the artifact beside the program it was converted from, which the bundle keeps."""
     placement: Adapter | None = None
     """``lint(path)``: the ops that are known to leave the accelerator, with the rule and its source."""
     arm64: Arm64 | None = None

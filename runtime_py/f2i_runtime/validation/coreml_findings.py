@@ -93,6 +93,7 @@ def locate(bundle: Bundle, artifact: Artifact, inputs: Mapping[str, np.ndarray[A
     return BadOpRow(
         target=artifact.target,
         precision=artifact.precision,
+        accelerator=artifact.accelerator,
         component=artifact.component,
         compared=own.matched,
         not_compared=own.unmatched,

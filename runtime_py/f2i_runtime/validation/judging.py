@@ -18,10 +18,9 @@ from f2i_runtime.pipeline import Pipeline, photo_plan
 from f2i_runtime.targets import Variant, find_target
 from f2i_runtime.tiling.seams import seam_figures
 from f2i_runtime.tiling.tile_plan import TilePlan
-from f2i_runtime.validation import coreml_findings as diagnose
 from f2i_runtime.validation.int8_parity import Simulated, component_gaps, layer_parity
 from f2i_runtime.validation.reference_run import Crop, ReferenceRun, stitch
-from f2i_runtime.validation.results import ComponentRow, Gate, PhotoRow, Rows, Subject, finite, gate, joined
+from f2i_runtime.validation.results import BadOpRow, ComponentRow, Gate, PhotoRow, Rows, Subject, finite, gate, joined
 from f2i_runtime.validation.validate_options import ValidateOptions
 
 Array = np.ndarray[Any, Any]
@@ -126,11 +125,15 @@ def _component(pipeline: Pipeline, call: Call, truth: ReferenceRun) -> tuple[Row
 
 
 def _sources(pipeline: Pipeline, worst: dict[str, dict[str, Array]], walk: bool) -> Rows:
-    """Core ML packages beside the programs they were converted from: what is asked always, and every op where that is asked for."""
+    """Artifacts beside the programs they were converted from, where the target can be asked: what is asked always, and every op where that is asked for."""
     bundle, variant = pipeline.bundle, variant_of(pipeline)
+    source = find_target(variant.target).source
+    if source is None:
+        return Rows(bad_ops=() if walk else None)
+    diagnose = source.load(f"comparing {variant.target} with its source program")
     gates: list[Gate] = []
-    bad_ops = []
-    for call in bundle.manifest.dataflow if find_target(variant.target).source else ():
+    bad_ops: list[BadOpRow] = []
+    for call in bundle.manifest.dataflow:
         artifact = bundle.manifest.artifact(call.component, variant)
         inputs = {name: worst[call.component][tensor] for name, tensor in call.inputs.items()}
         subject = Subject(variant, component=call.component)
