@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from f2i_quantize.models import checkpoint_files
 from f2i_quantize.ptq.quantization_record import available, read_record
 from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
 from f2i_quantize.ptq.recipe import Recipe, load_recipe
-from f2i_runtime.bundle.store import Bundle
-from f2i_runtime.files import atomic_file, write_json
+from f2i_runtime.bundle.store import BUNDLE_FOLDER, Bundle
+from f2i_runtime.files import FolderKind, atomic_file, check_replaceable, remove_folder, write_json
 from f2i_runtime.photo.resample import resize
 from f2i_runtime.photo.samples import load_rgb, sample_photo
 from f2i_runtime.pipeline import open_pipeline, upscale_photo
@@ -34,6 +33,20 @@ ZOOM = 2
 """The factor by which the picture enlarges output pixels."""
 
 
+_PAGES = ("inspect.json", "validate.json", "report.html", "before_after.png")
+
+
+def _demo_files(folder: Path) -> tuple[str, ...]:
+    """Pages and pictures have names that any folder may have: they are the demo's own beside a bundle or a checkpoint of it."""
+    places = [(folder / "bundle", BUNDLE_FOLDER), *((path, checkpoint_files.CHECKPOINT_FOLDER) for path in folder.glob("checkpoint-*"))]
+    begun = any(kind.files(place) for place, kind in places)
+    return (*((*_PAGES, "*_*_*.png", "bundle/*", "checkpoint-*/*") if begun else ()), ".*f2i-*")
+
+
+DEMO_FOLDER = FolderKind("what f2i demo writes", _demo_files)
+"""The bundle and the checkpoints in it are replaced only if they hold nothing else, either."""
+
+
 @dataclass(frozen=True)
 class DemoOptions:
     """What the demo exports and shows; ``photo`` None takes one that scikit-image ships."""
@@ -52,6 +65,10 @@ def run_demo(options: DemoOptions, steps: Steps) -> tuple[Bundle, Report]:
     Leaves ``bundle/``, ``inspect.json``, ``validate.json``, ``report.html``, the upscaled photos and ``before_after.png``, and for int8 the calibrated
     checkpoint.
     """
+    check_replaceable(options.out, DEMO_FOLDER)
+    check_replaceable(options.out / "bundle", BUNDLE_FOLDER)
+    for precision in options.precisions:
+        check_replaceable(options.out / f"checkpoint-{precision}", checkpoint_files.CHECKPOINT_FOLDER)
     source = options.photo or sample_photo()
     calibrated = calibrate(options, steps)
     bundle = export_bundle(ExportOptions(calibrated, options.out / "bundle", options.targets, options.precisions), steps.event)
@@ -85,7 +102,7 @@ def calibrate(options: DemoOptions, steps: Steps) -> str:
             continue
         recipe, out = load_recipe(precision), options.out / f"checkpoint-{precision}"
         if not _same(out, current, recipe):
-            shutil.rmtree(out, ignore_errors=True)
+            remove_folder(out, checkpoint_files.CHECKPOINT_FOLDER)
             quantize_checkpoint(QuantizeOptions(current, recipe, out), steps.count)
         current = str(out)
     return current

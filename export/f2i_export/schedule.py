@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +16,18 @@ from typing import Any
 
 import psutil
 from f2i_runtime.child_process import python_child
-from f2i_runtime.errors import F2IError, ToolchainError, UsageError
-from f2i_runtime.files import atomic_directory, cache_root, exclusive_lock
+from f2i_runtime.errors import F2IError, ToolchainError, UsageError, system_message
+from f2i_runtime.files import FolderKind, atomic_directory, cache_root
+from f2i_runtime.locks import Claim, claim, exclusive_lock, sweep
 from f2i_runtime.targets import find_target
 
 from f2i_export.jobs import RESULT, WORKER, Job
 
 GIB = 1 << 30
+JOB_FOLDER = FolderKind("a finished job", lambda folder: ("*",) if re.fullmatch("[0-9a-f]{64}", folder.name) else None)
+"""A folder in the cache is known by its name, a hash."""
+WORKING = "export"
+"""What a child's working folder in the cache is staged for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     needs: int
     began: float
-    out: Path
+    claim: Claim
     log: Path
     current: int = 0
     stage: str = "start"
@@ -53,6 +57,11 @@ class _Child:
     """Why a finished result could not be kept."""
     results: dict[Job, Path] = field(default_factory=dict)
     reader: threading.Thread | None = field(default=None, repr=False)
+
+    @property
+    def out(self) -> Path:
+        """The folder it works in."""
+        return self.claim.path
 
 
 def cached(job: Job) -> Path | None:
@@ -119,16 +128,17 @@ def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callab
     root = cache_root()
     try:
         (root / "logs").mkdir(parents=True, exist_ok=True)
-        out = Path(tempfile.mkdtemp(prefix=f"working-{os.getpid()}-", dir=root))
+        working = claim(root / WORKING)
+        working.path.mkdir()
     except OSError as e:
-        raise UsageError(f"{root}: the cache cannot be written: {e.strerror}; set F2I_CACHE to a folder that can") from e
+        raise UsageError(f"{root}: the cache cannot be written: {system_message(e)}; set F2I_CACHE to a folder that can") from e
     log = root / "logs" / f"{jobs[0].key()}.log"
-    request = out.with_name(out.name + ".json")
+    request = working.path / "request.json"
     request.write_text(json.dumps({"jobs": [asdict(job) for job in jobs], "reference": str(reference) if reference else ""}))
     read_end, write_end = os.pipe()
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [*python_child(WORKER), str(request), str(out), str(write_end)],
+            [*python_child(WORKER), str(request), str(working.path), str(write_end)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -137,7 +147,7 @@ def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callab
             start_new_session=True,  # Ctrl-C reaches the parent, which ends its children in order
         )
     os.close(write_end)
-    child = _Child(jobs, process, needs, time.monotonic(), out, log)
+    child = _Child(jobs, process, needs, time.monotonic(), working, log)
     on_event(Event(jobs[0], "running", "start"))
     child.reader = threading.Thread(target=_listen, args=(child, read_end, on_event), daemon=True)
     child.reader.start()
@@ -175,7 +185,7 @@ def _keep(job: Job, result: Path) -> Path:
     folder = cache_root() / "jobs" / job.key()
     with exclusive_lock(cache_root() / "jobs.lock", busy="", wait=True):
         if not (folder / RESULT).is_file():
-            with atomic_directory(folder, replace=True) as staging:
+            with atomic_directory(folder, replace=JOB_FOLDER) as staging:
                 staging.rmdir()
                 result.rename(staging)
     return folder
@@ -189,8 +199,7 @@ def _finish(child: _Child) -> dict[Job, Path]:
     """Results of a child that has ended. Raises its error if it did not end well."""
     if child.reader:
         child.reader.join()
-    child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
-    _remove(child.out)
+    child.claim.release()
     code, job, error = child.process.returncode, child.jobs[child.current], child.error
     if child.fault:
         raise UsageError(
@@ -204,7 +213,7 @@ def _finish(child: _Child) -> dict[Job, Path]:
         raise UsageError(error["message"])
     if code != 0:
         reason = f"the process was ended by signal {-code}" if code < 0 else f"the process ended with code {code}"
-        if code == -signal.SIGKILL:
+        if code < 0 and -code == signal.SIGKILL:
             reason += " (most likely by the system, for want of memory)"
         component, target = job.component or "all components", job.target or "torch"
         raise ToolchainError(component=component, target=target, stage=child.stage, reason=reason, log=child.log)
@@ -220,17 +229,9 @@ def _end(child: _Child) -> None:
     if child.process.poll() is None:
         child.process.kill()
         child.process.wait()
-    child.out.with_name(child.out.name + ".json").unlink(missing_ok=True)
-    _remove(child.out)
+    child.claim.release()
 
 
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep() -> None:
-    """Remove what exports that were killed left in the cache: working folders of processes that are gone."""
-    for path in cache_root().glob("working-*-*"):
-        owner = path.name.split("-")[1]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            _remove(path) if path.is_dir() else path.unlink(missing_ok=True)
+def sweep_cache() -> None:
+    """Removes what exports that died left in the cache: working folders that nobody holds locked."""
+    sweep(cache_root(), WORKING)

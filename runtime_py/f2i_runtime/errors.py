@@ -56,6 +56,11 @@ class MissingPackageError(UsageError):
         )
 
 
+def system_message(error: OSError) -> str:
+    """Returns what the system said, in its own words: neither "busy" nor "no permission" is a safe guess."""
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+
+
 class GateError(F2IError):
     """A parity gate failed."""
 

@@ -1,74 +1,139 @@
-"""Files and folders that are complete or absent, hashes, and locks."""
+"""Files and folders that are complete or absent, which folders may be replaced, and hashes."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
-import fcntl
+import fnmatch
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from f2i_runtime.errors import UsageError
-
-STAGING_PREFIX = ".f2i-staging-"
+from f2i_runtime.errors import UsageError, system_message
+from f2i_runtime.locks import claim, remove_tree, sweep
 
 
 @contextlib.contextmanager
-def atomic_directory(destination: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_directory(destination: Path, *, replace: FolderKind | None = None) -> Iterator[Path]:
     """A staging folder beside ``destination`` that takes its name when the block ends well and is removed when it does not.
 
-    With ``replace`` an existing folder is exchanged for the new one in one step where the kernel can (Linux, macOS), else in two renames.
-    Folders left by a process that was killed are removed by the next call for the same destination.
-    Raises UsageError when the destination exists and ``replace`` is false, or cannot be written.
+    With ``replace`` a folder of that kind is exchanged for the new one in one step where the kernel can (Linux, macOS), else in two renames. Where the
+    destination is a link, the folder that it leads to is written. What a process that died left staged for the same destination is removed.
+    Raises UsageError when the destination exists and ``replace`` is None, is not to be replaced (:func:`check_replaceable`), or cannot be written.
     """
-    destination = destination.absolute()
-    if destination.exists() and not replace:
+    destination = destination.resolve()
+    if replace is not None:
+        check_replaceable(destination, replace)
+    elif os.path.lexists(destination):
         raise UsageError(f"{destination}: it exists already; choose another folder or remove it")
-    prefix = f"{STAGING_PREFIX}{destination.name}-"
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in destination.parent.glob(f"{prefix}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=destination.parent))
-        staging.chmod(0o755)
+        sweep(destination.parent, destination.name)
+        claimed = claim(destination)
+        try:
+            claimed.path.mkdir()
+        except BaseException:
+            claimed.release()
+            raise
     except OSError as e:
-        raise UsageError(f"{destination}: cannot be written: {e.strerror}") from e
+        raise UsageError(f"{destination}: cannot be written: {system_message(e)}") from e
     try:
-        yield staging
-        _fsync_tree(staging)
-        if destination.exists():
-            _exchange(staging, destination)
+        yield claimed.path
+        _sync_tree(claimed.path)
+        if replace is not None and destination.exists():
+            check_replaceable(destination, replace)
+            _exchange(claimed.path, destination)
         else:
-            staging.rename(destination)
+            claimed.path.rename(destination)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        claimed.release()
 
 
 @contextlib.contextmanager
 def atomic_file(destination: Path) -> Iterator[Path]:
-    """A temporary path beside ``destination`` that replaces it when the block ends well and is removed when it does not."""
-    destination = destination.absolute()
+    """A temporary path beside ``destination`` that replaces it when the block ends well and is removed when it does not.
+
+    Where the destination is a link, the file that it leads to is replaced; a pipe or a device such as ``/dev/stdout`` is written to and stays.
+    """
+    given, destination = destination, destination.resolve()
+    if destination.is_dir():
+        raise UsageError(f"{given}: it is a folder; expected the name of a file")
+    stream = given.exists() and not given.is_file()
+    if stream:
+        destination = Path(tempfile.gettempdir(), f"stream{given.suffix}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{STAGING_PREFIX}{destination.stem}-", suffix=destination.suffix, dir=destination.parent)
+        sweep(destination.parent, destination.name)
+        claimed = claim(destination, destination.suffix)
+        try:
+            claimed.path.touch(exist_ok=False)
+        except BaseException:
+            claimed.release()
+            raise
     except OSError as e:
-        raise UsageError(f"{destination}: cannot be written: {e.strerror}") from e
-    os.close(handle)
-    temporary = Path(name)
+        raise UsageError(f"{destination}: cannot be written: {system_message(e)}") from e
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(destination)
+        yield claimed.path
+        if stream:
+            with given.open("wb") as sink:
+                sink.write(claimed.path.read_bytes())
+        else:
+            claimed.path.replace(destination)
     finally:
-        temporary.unlink(missing_ok=True)
+        claimed.release()
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """What a command writes to a folder, so that such a folder can be told from what the user put there."""
+
+    name: str
+    """For people: ``a bundle``."""
+    files: Callable[[Path], Sequence[str] | None]
+    """Patterns of the files that belong to a folder, relative and with ``/``, as :func:`fnmatch.fnmatchcase` takes them; None for one that is not of the kind."""
+
+
+def check_replaceable(folder: Path, kind: FolderKind) -> None:
+    """Raises UsageError unless nothing is at ``folder``, or an empty folder, or one that is of the kind and holds nothing else but the system's own litter.
+
+    The only place that decides whether a folder may be replaced or removed.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: it exists and is not a folder; choose another folder")
+    found = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
+    held = [name for name in found if not is_litter(name)]
+    if not held:
+        return
+    patterns = kind.files(folder)
+    if patterns is None:
+        raise UsageError(f"{folder}: it exists and is not {kind.name}; choose another folder")
+    foreign = next((name for name in held if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)), None)
+    if foreign is not None:
+        raise UsageError(f"{folder}: {foreign} in it does not belong to {kind.name}; move it away or choose another folder")
+
+
+def remove_folder(folder: Path, kind: FolderKind) -> None:
+    """Removes a folder of the kind, if there is one. Raises UsageError as :func:`check_replaceable`."""
+    check_replaceable(folder, kind)
+    if folder.is_dir():
+        remove_tree(folder)
+
+
+_LITTER = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".localized", ".directory"})
+
+
+def is_litter(name: str) -> bool:
+    """Returns whether a file of this name or relative path is one that systems put into any folder: ``.DS_Store``, ``Thumbs.db``, ``desktop.ini``, ``._x``."""
+    last = PurePosixPath(name).name
+    return last.lower() in _LITTER or last.startswith("._")
 
 
 def make_folder(folder: Path) -> None:
@@ -76,7 +141,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UsageError(f"{folder}: cannot be made: {e.strerror}; choose another --out") from e
+        raise UsageError(f"{folder}: cannot be made: {system_message(e)}; choose another --out") from e
 
 
 def write_text(destination: Path, text: str) -> None:
@@ -90,41 +155,15 @@ def write_json(destination: Path, data: dict[str, Any]) -> None:
     write_text(destination, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
-@contextlib.contextmanager
-def exclusive_lock(path: Path, *, busy: str, wait: bool = False) -> Iterator[None]:
-    """Hold an advisory lock on ``path``, a file made for it and removed afterwards.
-
-    When another process holds it: waits if ``wait``, else raises UsageError with ``busy``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as e:
-                raise UsageError(busy) from e
-            # The holder before may have removed the file between our opening and locking it: then it guards nothing.
-            if not _same_file(file.fileno(), path):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _same_file(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def cache_root() -> Path:
-    """``$F2I_CACHE``, or f2i below the user's cache folder."""
-    if configured := os.environ.get("F2I_CACHE"):
-        return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "f2i"
+    """Returns ``$F2I_CACHE``, in which ``~`` is the user's home, or f2i below the user's cache folder. Raises UsageError where there is no home."""
+    configured = os.environ.get("F2I_CACHE")
+    try:
+        if configured:
+            return Path(configured).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "f2i"
+    except RuntimeError as e:
+        raise UsageError(f"the cache's folder is not known: {e}; set F2I_CACHE to a folder that can be written") from e
 
 
 def sha256_file(path: Path) -> str:
@@ -136,26 +175,33 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _fsync_tree(folder: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Returns when a file is on the disk. Windows wants it open for writing. Raises OSError."""
+    with path.open("r+b" if os.name == "nt" else "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        if path.is_file() and not path.is_symlink():
+            sync_file(path)
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Swap two folders' names; afterwards ``new`` holds what was ``old``."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    source, target = os.fsencode(new), os.fsencode(old)
-    at_cwd, exchange = (-100, 2)  # AT_FDCWD and RENAME_EXCHANGE of Linux; RENAME_SWAP of macOS is 2 as well
-    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        failed = libc.renamex_np(source, target, exchange)
-    elif hasattr(libc, "renameat2"):
-        failed = libc.renameat2(at_cwd, source, at_cwd, target, exchange)
-    else:
-        failed, _ = -1, ctypes.set_errno(errno.ENOSYS)
-    if failed:
+    """Swaps two folders' names; afterwards ``new`` holds what was ``old``, or nothing."""
+    if not _exchanged(os.fsencode(new), os.fsencode(old)):
         aside = new.with_name(f"{new.name}-old")
         old.rename(aside)
         new.rename(old)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
+
+
+def _exchanged(source: bytes, target: bytes) -> bool:
+    """Returns whether the kernel swapped the names of two folders in one step."""
+    at_cwd, exchange = (-100, 2)  # AT_FDCWD and RENAME_EXCHANGE of Linux; RENAME_SWAP of macOS is 2 as well
+    if os.name == "nt":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        return not libc.renamex_np(source, target, exchange)
+    return hasattr(libc, "renameat2") and not libc.renameat2(at_cwd, source, at_cwd, target, exchange)

@@ -16,7 +16,7 @@ from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import build_components
 from f2i_runtime.bundle.store import open_bundle, verify
 from f2i_runtime.errors import UsageError
-from f2i_runtime.files import exclusive_lock
+from f2i_runtime.locks import exclusive_lock
 from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.pipeline import open_pipeline
 from f2i_runtime.targets import REFERENCE, TARGETS, Variant

@@ -7,7 +7,10 @@ import time
 
 import pytest
 from f2i_runtime.errors import UsageError
-from f2i_runtime.files import STAGING_PREFIX, atomic_directory, atomic_file, exclusive_lock, write_json
+from f2i_runtime.files import FolderKind, atomic_directory, atomic_file, write_json
+from f2i_runtime.locks import STAGING_PREFIX, exclusive_lock
+
+ANY = FolderKind("any folder", lambda _: ("*",))
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -28,10 +31,10 @@ def test_replacing_keeps_the_old_folder_until_the_new_one_is_whole(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "old").write_text("x")
-    with pytest.raises(RuntimeError), atomic_directory(out, replace=True):
+    with pytest.raises(RuntimeError), atomic_directory(out, replace=ANY):
         raise RuntimeError
     assert (out / "old").exists()
-    with atomic_directory(out, replace=True) as staging:
+    with atomic_directory(out, replace=ANY) as staging:
         (staging / "new").write_text("x")
     assert [p.name for p in out.iterdir()] == ["new"] and len(list(tmp_path.iterdir())) == 1
 

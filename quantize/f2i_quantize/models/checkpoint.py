@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from f2i_runtime.errors import CheckpointError, UsageError
-from f2i_runtime.files import atomic_directory
+from f2i_runtime.errors import CheckpointError
+from f2i_runtime.files import FolderKind, atomic_directory
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,7 +30,7 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from f2i_quantize.models import presets
-from f2i_quantize.models.checkpoint_files import WEIGHTS, find_folder, first_line, read_json, weights_file
+from f2i_quantize.models.checkpoint_files import INDEX, PIPELINE, WEIGHTS, find_folder, first_line, read_json, weights_file
 from f2i_quantize.models.config import PARTS, PixelCodecConfig, ProjectorConfig
 from f2i_quantize.models.description import read_class, read_config
 from f2i_quantize.models.parts import PixelCodec, TokenProjector
@@ -96,12 +96,13 @@ PART_CLASSES: dict[str, dict[str, PartClass]] = {
 }
 
 
-def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
-    """Write ``model`` as a checkpoint folder, atomically: the folder is complete or absent. Raises UsageError when it exists already."""
-    if folder.exists():
-        raise UsageError(f"{folder}: it exists already; choose another folder or remove it")
-    index: dict[str, Any] = {"_class_name": "F2IPipeline", **model.config.model_dump(mode="json")}
-    with atomic_directory(folder) as staging:
+def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32, replace: FolderKind | None = None) -> None:
+    """Writes ``model`` as a checkpoint folder, atomically: the folder is complete or absent.
+
+    Raises UsageError when it exists already, unless it is of the kind ``replace``.
+    """
+    index: dict[str, Any] = {"_class_name": PIPELINE, **model.config.model_dump(mode="json")}
+    with atomic_directory(folder, replace=replace) as staging:
         for name, part in model.parts().items():
             kind = PART_CLASSES[name][type(part).__name__]
             index[name] = [kind.library, type(part).__name__]
@@ -113,7 +114,7 @@ def save(model: F2IModel, folder: Path, *, dtype: torch.dtype = torch.float32) -
                     for k, v in part.state_dict().items()
                 }
                 save_file(_separate(tensors), staging / name / kind.weights, metadata={"format": "pt"})
-        (staging / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (staging / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _separate(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -202,7 +203,7 @@ def _entries(kind: PartClass, stored: str) -> list[tuple[str, tuple[str, int | N
     return [(key.replace(".mlp.weights_out.", ".mlp.down_proj.") if kind.published else key, (stored, None))]
 
 
-def copy_checkpoint(source: Path, destination: Path) -> None:
-    """Copy a checkpoint folder atomically."""
-    with atomic_directory(destination) as staging:
+def copy_checkpoint(source: Path, destination: Path, *, replace: FolderKind | None = None) -> None:
+    """Copies a checkpoint folder atomically. Raises UsageError as :func:`save`."""
+    with atomic_directory(destination, replace=replace) as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from f2i_runtime.errors import CheckpointError, UsageError
-from f2i_runtime.files import sha256_file
+from f2i_runtime.files import FolderKind, sha256_file
 from f2i_runtime.text_files import read_text_file
 from pydantic import ValidationError
 
@@ -28,8 +29,25 @@ WEIGHTS: dict[str, str | None] = {
     "PixelCodec": None,
 }
 """Class of a part → the file of its weights; none where it has no weights."""
+INDEX, PIPELINE = "model_index.json", "F2IPipeline"
+"""The file that names a checkpoint's parts, and the class that it names as a whole."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
+
+
+def _checkpoint_files(folder: Path) -> Sequence[str] | None:
+    """Patterns of the files that we write into a checkpoint; None for a folder that is none of ours."""
+    try:
+        if read_json(folder / INDEX).get("_class_name") != PIPELINE:
+            return None
+    except CheckpointError:
+        return None
+    parts = [f"{part}/{name}" for part in PARTS for name in ("config.json", "*.safetensors")]
+    return [INDEX, *parts, "quantization/*.json", "quantization/*.safetensors"]
+
+
+CHECKPOINT_FOLDER = FolderKind("a checkpoint", _checkpoint_files)
+"""What ``f2i distill`` and ``f2i quantize`` write."""
 
 
 def find_folder(source: str | Path) -> Path | None:

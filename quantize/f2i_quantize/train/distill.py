@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from f2i_runtime.errors import UsageError
+from f2i_runtime.files import check_replaceable
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from f2i_quantize.models import checkpoint, checkpoint_files
+from f2i_quantize.models.checkpoint_files import CHECKPOINT_FOLDER
 from f2i_quantize.models.differentiable import Pipeline, step_noise
 from f2i_quantize.models.parts import PixelCodec
 from f2i_quantize.models.whole_model import F2IModel
@@ -41,6 +43,7 @@ from f2i_quantize.train.encoder_distill import load_encoder
 from f2i_quantize.train.held_out import score_photos
 from f2i_quantize.train.losses import BlockOutputs, TokenDistance, feature_l1, fft_l1
 from f2i_quantize.train.prune import initialise_from
+from f2i_quantize.train.run_folder import BEST, STATE, check_run_folder, has_state, run_folder, start_anew
 from f2i_quantize.train.run_log import RunLog
 from f2i_quantize.train.training_state import MovingAverage, Progress, cosine_rate, load_state, named_weights, save_state
 
@@ -146,11 +149,21 @@ def distill(options: DistillOptions, progress: Callable[[DistillProgress], None]
     """
     from accelerate import Accelerator
 
-    if options.out.exists() and not options.resume:
-        raise UsageError(f"{options.out}: it exists already; choose another folder, remove it, or go on with --resume")
+    _check_output(options)
     # Autocast is entered by the run itself: accelerate keeps its precision for the whole process, and one process may train several models.
     accelerator = Accelerator(mixed_precision="no", cpu=options.device == "cpu", step_scheduler_with_optimizer=False)
     return _Run(options, accelerator, progress).run()
+
+
+def _check_output(options: DistillOptions) -> None:
+    """Raises UsageError when the run would write over what it has not written itself."""
+    out, folder = options.out, run_folder(options.out)
+    check_run_folder(folder)
+    if os.path.lexists(out) and not options.resume:
+        raise UsageError(f"{out}: it exists already; choose another folder, remove it, or go on with --resume")
+    check_replaceable(out, CHECKPOINT_FOLDER)
+    if os.path.lexists(out) and any(out.iterdir()) and not has_state(folder):
+        raise UsageError(f"{out}: there is no run to go on with: {folder} holds no state; choose another folder or remove {out}")
 
 
 class _Run:
@@ -159,7 +172,7 @@ class _Run:
     def __init__(self, options: DistillOptions, accelerator: Accelerator, report: Callable[[DistillProgress], None] | None) -> None:
         self.options, self.accelerator, self.report = options, accelerator, report
         self.main: bool = accelerator.is_main_process
-        self.folder = options.out.with_name(options.out.name + ".run")
+        self.folder = run_folder(options.out)
         found = read_folder(options.images, min_side=2 * options.crop, cache=options.cache, processes=options.processes)
         self.photos, self.validation = _split(options, found)
         self.student, self.teacher = load_models(options)
@@ -176,12 +189,10 @@ class _Run:
         self.average = MovingAverage(self.weights, options.ema)
         self.state = Progress()
         self.folder.mkdir(parents=True, exist_ok=True)
-        if options.resume and (self.folder / "state").is_dir():
-            self.state = load_state(self.folder / "state", self.average, self.optimizer, options.identity())
+        if options.resume and has_state(self.folder):
+            self.state = load_state(self.folder / STATE, self.average, self.optimizer, options.identity())
         elif self.main:
-            for stale in ("state", "best", "tensorboard", "log.jsonl"):
-                target = self.folder / stale
-                shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            start_anew(self.folder)
         self.trainee: Any = accelerator.prepare_model(trainee)
         self.trained = trained
 
@@ -265,7 +276,7 @@ class _Run:
                 )
                 if score > self.state.best_score:
                     self.state.best_score, self.state.best_step = score, self.state.step
-                    self._write_checkpoint(self.folder / "best")
+                    self._write_checkpoint(self.folder / BEST)
             finally:
                 self.average.swap()
             self._report(log, [], score)
@@ -273,15 +284,12 @@ class _Run:
 
     def _save(self) -> None:
         if self.main:
-            save_state(self.folder / "state", self.average, self.optimizer, self.state, self.options.identity())
+            save_state(self.folder / STATE, self.average, self.optimizer, self.state, self.options.identity())
         self.accelerator.wait_for_everyone()
 
     def _write_checkpoint(self, folder: Path) -> None:
         trained = replace(self.student, config=self.student.config.model_copy(update={"trained": True}))
-        checkpoint.save(trained, folder.with_name(folder.name + ".new"), dtype=getattr(torch, self.options.dtype))
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.with_name(folder.name + ".new").rename(folder)
+        checkpoint.save(trained, folder, dtype=getattr(torch, self.options.dtype), replace=CHECKPOINT_FOLDER)
 
     def _write_provenance(self) -> None:
         def write(name: str, content: Any) -> None:
@@ -299,14 +307,12 @@ class _Run:
         write("data.json", {"photos": used, "skipped": [asdict(s) for s in self.photos.skipped]})
 
     def _finish(self, interrupted: bool) -> DistillResult:
-        out, best = self.options.out, self.folder / "best"
+        out, best = self.options.out, self.folder / BEST
         if self.main and not (interrupted and not best.is_dir()):
             if not best.is_dir():
                 self.average.swap()
                 self._write_checkpoint(best)
-            if out.exists():
-                shutil.rmtree(out)
-            checkpoint.copy_checkpoint(best, out)
+            checkpoint.copy_checkpoint(best, out, replace=CHECKPOINT_FOLDER)
         self.accelerator.wait_for_everyone()
         digest = checkpoint_files.checkpoint_sha256(out) if out.is_dir() else ""
         skipped = tuple((s.name, s.reason) for s in self.photos.skipped)

@@ -7,12 +7,13 @@ the same crop; a linear map, thrown away afterwards, takes the student's tokens 
 from __future__ import annotations
 
 import math
-import shutil
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from f2i_runtime.errors import CheckpointError, UsageError
+from f2i_runtime.files import remove_folder
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from f2i_quantize.models.whole_model import F2IModel, FeatureBackbone
 from f2i_quantize.train.crops import CropDataset, batches, read_folder
 from f2i_quantize.train.losses import patch_tokens, token_loss
 from f2i_quantize.train.prune import prune_part
+from f2i_quantize.train.run_folder import ENCODER, STATE_FOLDER, check_run_folder, run_folder
 from f2i_quantize.train.training_state import MovingAverage, Progress, load_state, save_state
 
 
@@ -129,15 +131,16 @@ def distill_encoder_checkpoint(
 
     The run's state lies in ``OUT.run`` until it ends. The projector and the UNet have not seen the new tokens: go on with :func:`f2i_quantize.train.distill.distill`.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise UsageError(f"{out}: it exists already; choose another folder or remove it")
     model = checkpoint.load(student)
-    state = out.with_name(out.name + ".run") / "encoder"
-    if state.is_dir() and not resume:
-        shutil.rmtree(state)
+    check_run_folder(run_folder(out))
+    state = run_folder(out) / ENCODER
+    if not resume:
+        remove_folder(state, STATE_FOLDER)
     losses = distill_encoder(model, load_encoder(teacher), options, progress, state=state)
     checkpoint.save(model, out)
-    shutil.rmtree(state, ignore_errors=True)
+    remove_folder(state, STATE_FOLDER)
     return losses
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from f2i_quantize.models.whole_model import F2IModel
+from f2i_quantize.train.run_folder import STATE_FOLDER
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -81,7 +82,7 @@ def save_state(
         tensors[f"weight/{name}"] = p.detach()
         tensors[f"average/{name}"] = average.average[name]
         tensors |= {f"{m}/{name}": optimizer.state[p][m] for m in _MOMENTS if p in optimizer.state}
-    with atomic_directory(folder, replace=True) as staging:
+    with atomic_directory(folder, replace=STATE_FOLDER) as staging:
         save_file({k: v.contiguous().clone() for k, v in tensors.items()}, staging / "state.safetensors")
         (staging / "state.json").write_text(
             json.dumps({"progress": asdict(progress), "options": dict(options)}, indent=2, default=str) + "\n"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import glob
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from f2i_runtime.bundle.manifest import Artifact, FileRecord, Manifest, parse_manifest
 from f2i_runtime.errors import BundleError, UsageError
-from f2i_runtime.files import sha256_file
+from f2i_runtime.files import FolderKind, is_litter, sha256_file
 from f2i_runtime.text_files import read_text_file
 
 MANIFEST = "manifest.json"
@@ -75,8 +78,50 @@ def open_bundle(root: Path) -> Bundle:
     return Bundle(root, parse_manifest(text, str(path)))
 
 
+def _listed_files(folder: Path) -> Sequence[str] | None:
+    """The files of a bundle of any schema, as patterns; None for a folder that is none: many things have a ``manifest.json``."""
+    path = folder / MANIFEST
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            return None
+        data = json.loads(read_text_file(path))
+    except (OSError, UsageError, ValueError, RecursionError):
+        return None
+    if not isinstance(data, dict) or not {"schema", "components", "artifacts"} <= data.keys():
+        return None
+    return [MANIFEST, *(glob.escape(name) for name in _recorded(data))]
+
+
+def _recorded(value: Any) -> Iterator[str]:
+    """The path of every file record in a manifest."""
+    if isinstance(value, dict):
+        if "sha256" in value and isinstance(value.get("path"), str):
+            yield value["path"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _recorded(item)
+
+
+BUNDLE_FOLDER = FolderKind("a bundle", _listed_files)
+"""What ``f2i export`` writes, and may replace."""
+
+
+def litter(bundle: Bundle) -> list[str]:
+    """Returns the files in a bundle's folder that the system put there, such as ``.DS_Store``; the manifest lists none of them."""
+    known = {record.path for record in bundle.manifest.files()}
+    return [name for name in _present(bundle) if is_litter(name) and name not in known and not (bundle.root / name).is_symlink()]
+
+
+def _present(bundle: Bundle) -> list[str]:
+    return [p.relative_to(bundle.root).as_posix() for p in sorted(bundle.root.rglob("*")) if p.is_file() or p.is_symlink()]
+
+
 def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -> int:
-    """Checks the size and hash of every file, and that the folder has no other. Returns the number of bytes read. Needs no engine."""
+    """Checks the size and hash of every file, and that the folder has no other but the system's own (:func:`litter`). Needs no engine.
+
+    Returns the number of bytes read. Raises BundleError.
+    """
     records = bundle.manifest.files()
     total = 0
     for done, record in enumerate(records):
@@ -84,11 +129,10 @@ def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -
         total += record.bytes
         if progress:
             progress(done + 1, len(records))
-    known = {record.path for record in records} | {MANIFEST}
-    for path in sorted(bundle.root.rglob("*")):
-        relative = path.relative_to(bundle.root).as_posix()
-        if (path.is_file() or path.is_symlink()) and relative not in known:
-            raise BundleError(f"{path}: the manifest does not list it; remove it or export the bundle again")
+    known = {record.path for record in records} | {MANIFEST, *litter(bundle)}
+    for name in _present(bundle):
+        if name not in known:
+            raise BundleError(f"{bundle.root / name}: the manifest does not list it; remove it or export the bundle again")
     return total
 
 

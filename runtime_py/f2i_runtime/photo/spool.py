@@ -6,11 +6,8 @@ Format: TIFF 6.0, and BigTIFF for its 64-bit offsets (Library of Congress, fdd00
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
-import secrets
 import struct
 from pathlib import Path
 from typing import Any
@@ -18,42 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from f2i_runtime.locks import Claim, claim
+
 _STRIP = 64
 _SHORT, _LONG8 = 3, 16
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-_SUFFIXES = (".spool", ".part")
-
-
-def make_beside(path: Path, suffix: str) -> tuple[Path, int]:
-    """A new empty file in ``path``'s folder and its descriptor, open for writing and locked: as long as it is, ``sweep`` leaves the file alone.
+def make_beside(path: Path, suffix: str) -> tuple[Claim, int]:
+    """Returns a new empty file in ``path``'s folder, which nobody sweeps until it is released, and its descriptor, open for writing. Raises OSError.
 
     Not by ``tempfile``, whose files are private: what is renamed to an output must have the rights that any new file gets.
     """
-    while True:
-        made = path.parent / f".f2i-{secrets.token_hex(8)}{suffix}"
-        descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Another process's sweep may have come between the two calls.
-        if made.exists():
-            return made, descriptor
-        os.close(descriptor)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what processes that were killed left in ``folder``: files of ``make_beside`` that nobody holds locked."""
-    for path in folder.glob(".f2i-*"):
-        if path.suffix not in _SUFFIXES:
-            continue
-        # Gone by now, another user's, or in use.
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(descriptor)
+    claimed = claim(path, suffix)
+    try:
+        return claimed, os.open(claimed.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    except BaseException:
+        claimed.release()
+        raise
 
 
 class Spool:
@@ -63,7 +42,8 @@ class Spool:
         """Make the file and claim its whole size. ``bands``: 1 or 3, plus 1 for alpha; ``bits``: 8 or 16. Raises ``OSError``."""
         self.size = width * height * bands * bits // 8
         self._pixel, self._width = bands * bits // 8, width
-        self.path, self._descriptor = make_beside(beside, ".spool")
+        self._claim, self._descriptor = make_beside(beside, ".spool")
+        self.path = self._claim.path
         try:
             header = _header(width, height, bands, bits)
             self._begin = len(header)
@@ -81,16 +61,16 @@ class Spool:
             self._write(piece.data.cast("B"), self._begin + ((y + k) * self._width + x) * self._pixel)
 
     def _write(self, data: bytes | memoryview, offset: int) -> None:
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
         while data:
-            written = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[written:], offset + written
+            data = data[os.write(self._descriptor, data) :]
 
     def remove(self) -> None:
         """Delete it and let go of its lock, which guards it from ``sweep`` until now; may be called again."""
-        self.path.unlink(missing_ok=True)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+            self._claim.release()
 
 
 def _header(width: int, height: int, bands: int, bits: int) -> bytes:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from f2i_runtime.errors import PhotoError, UsageError
+from f2i_runtime.errors import PhotoError, UsageError, system_message
+from f2i_runtime.files import sync_file
+from f2i_runtime.locks import Claim, sweep
 from f2i_runtime.memory import trim_heap
 from f2i_runtime.photo.color import luma
 from f2i_runtime.photo.decoders import one_line, vips
@@ -26,7 +28,7 @@ from f2i_runtime.photo.formats import MAX_SIDE
 from f2i_runtime.photo.metadata import Change, carry
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.resample import resize_axis, resize_taps
-from f2i_runtime.photo.spool import FULL, Spool, make_beside, sweep
+from f2i_runtime.photo.spool import FULL, Spool, make_beside
 from f2i_runtime.photo.xmp_packet import Resized
 
 Pixels = NDArray[np.float32]
@@ -120,8 +122,7 @@ class PhotoWriter:
         self._spool: Spool | None = None
         self._spool_bits = 16 if encoding.recolor or self.bit_depth > 8 else 8
         self._affine: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._encoded: Path | None = None
-        self._lock = -1
+        self._encoded: Claim | None = None
 
     def _chosen_format(self) -> str:
         suffix = self.path.suffix.lower()
@@ -166,7 +167,8 @@ class PhotoWriter:
             return PhotoError(
                 f"no room to write {self.path}: its folder needs up to {2 * size / 1e6:.0f} MB free; free some or write elsewhere"
             )
-        return PhotoError(f"cannot write {self.path}: {(error.strerror or str(error)).lower()}; check the folder's permissions")
+        advice = "; check the folder's permissions" if isinstance(error, PermissionError) else ""
+        return PhotoError(f"cannot write {self.path}: {system_message(error).lower()}{advice}")
 
     def write(self, rows: Pixels) -> None:
         """Add rows from top to bottom: float32 (n, width, 3), clipped to [0, 1] and rounded to the output's bit depth.
@@ -241,11 +243,11 @@ class PhotoWriter:
             self._like.check_unchanged()
         try:
             trim_heap()
-            self._encoded, self._lock = make_beside(self.path, ".part")
-            self._encode(spool.path, self._encoded)
-            with self._encoded.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self._encoded, self.path)
+            self._encoded, descriptor = make_beside(self.path, ".part")
+            os.close(descriptor)
+            self._encode(spool.path, self._encoded.path)
+            sync_file(self._encoded.path)
+            os.replace(self._encoded.path, self.path)
         except OSError as error:
             raise self._failed(error) from error
         except vips().Error as error:
@@ -295,8 +297,7 @@ class PhotoWriter:
         if self._alpha is not None:
             self._alpha.close()
         if self._encoded is not None:
-            self._encoded.unlink(missing_ok=True)
-            os.close(self._lock)
+            self._encoded.release()
 
 
 class _AlphaRows:
