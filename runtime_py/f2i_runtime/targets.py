@@ -98,11 +98,27 @@ class Option:
 
 
 @dataclass(frozen=True)
+class DeviceProgram:
+    """An engine's own benchmark program, which needs no Python on the device."""
+
+    name: str
+    """The part of the program's file name that tells it from others."""
+    module: str
+    """It has ``PLAN``; see :class:`f2i_bench.devices.android.native_runners.Plan`."""
+
+
+@dataclass(frozen=True)
 class Arm64:
-    """The wheels that run a target under ARM64 emulation, and whether pip is to leave out what they depend on."""
+    """How a target's artifacts run on an ARM64 device."""
 
     wheels: tuple[str, ...]
+    """The wheels that run them under emulation."""
+    opener: str
+    """The module whose ``open_model(path, threads)`` returns the engine's name and a function from inputs in calling order to the output. Its file travels
+    to the device, so it imports nothing but the engine and numpy."""
     no_deps: bool = False
+    """Whether pip is to leave out what the wheels depend on."""
+    program: DeviceProgram | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +220,10 @@ TARGETS: dict[str, Target] = {
         rank=2,
         # 1.4.1 wants torch 2.13, whose aarch64 build on PyPI needs CUDA; this pair runs the same files. The binding needs torch and numpy only.
         arm64=Arm64(
-            ("executorch==1.0.1", "torch==2.9.1", "numpy==2.4.6", "typing-extensions", "sympy==1.14.0", "mpmath==1.3.0"), no_deps=True
+            ("executorch==1.0.1", "torch==2.9.1", "numpy==2.4.6", "typing-extensions", "sympy==1.14.0", "mpmath==1.3.0"),
+            opener="f2i_bench.devices.run_executorch_binding",
+            no_deps=True,
+            program=DeviceProgram("executor_runner", "f2i_bench.devices.android.run_executor_runner"),
         ),
     ),
     "tflite": Target(
@@ -220,7 +239,11 @@ TARGETS: dict[str, Target] = {
         ram_factor=4.0,
         rank=1,
         layers=Adapter(_TFLITE_ENGINE, "ai_edge_litert", "run-tflite"),
-        arm64=Arm64(("ai-edge-litert==2.3.0", "numpy==2.4.6")),
+        arm64=Arm64(
+            ("ai-edge-litert==2.3.0", "numpy==2.4.6"),
+            opener="f2i_bench.devices.run_litert",
+            program=DeviceProgram("benchmark_model", "f2i_bench.devices.android.run_benchmark_model"),
+        ),
     ),
     "onnx": Target(
         name="onnx",
@@ -236,7 +259,11 @@ TARGETS: dict[str, Target] = {
         rank=3,
         layers=Adapter(_ONNX_ENGINE, "onnx", "onnx"),
         profile=Adapter(_ONNX_ENGINE, "onnxruntime", "run-onnx"),
-        arm64=Arm64(("onnxruntime==1.32.0", "numpy==2.4.6")),
+        arm64=Arm64(
+            ("onnxruntime==1.32.0", "numpy==2.4.6"),
+            opener="f2i_bench.devices.run_onnxruntime",
+            program=DeviceProgram("onnxruntime_perf_test", "f2i_bench.devices.android.run_onnxruntime_perf_test"),
+        ),
     ),
 }
 """The targets of this project. Whoever lists or looks up targets uses :func:`targets` or :func:`find_target`, which know those of other packages too."""

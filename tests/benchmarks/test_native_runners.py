@@ -13,7 +13,8 @@ import pytest
 from f2i_bench.core.protocol import Settings
 from f2i_bench.devices.android.adb import Phone
 from f2i_bench.devices.android.android_bench import AdbOptions, bench_android
-from f2i_bench.devices.android.native_runners import PLANS, PROGRAMS, open_runner, open_runners, tensor_proto
+from f2i_bench.devices.android.native_runners import open_runner, open_runners, plan_of, programs
+from f2i_bench.devices.android.run_onnxruntime_perf_test import tensor_proto
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.targets import Selection
@@ -50,21 +51,21 @@ unet,9.9e-05,271122432,11,2""",
     ],
 )
 def test_words_of_the_programs(target, load, first, ns, peak):
-    said = PLANS[target].read(WORDS[target], 1)
+    said = plan_of(target).read(WORDS[target], 1)
     assert said == {"load_ns": load, "first_ns": first, "ns": ns, "peak_rss_bytes": peak}
 
 
 def test_older_programs_say_less():
-    assert PLANS["executorch"].read("Model executed successfully 4 time(s) in 18.0 ms.", 1)["ns"] == [4_500_000]
+    assert plan_of("executorch").read("Model executed successfully 4 time(s) in 18.0 ms.", 1)["ns"] == [4_500_000]
     old = "count=50 first=249042 curr=250889 min=247067 max=254474 avg=249684 std=1442\n"
     old += "Inference timings in us: Init: 16242, First inference: 360262, Warmup (avg): 304586, Inference (avg): 249684"
-    assert PLANS["tflite"].read(old, 1)["ns"] == [249_684_000]
+    assert plan_of("tflite").read(old, 1)["ns"] == [249_684_000]
 
 
-@pytest.mark.parametrize("target", PLANS)
+@pytest.mark.parametrize("target", WORDS)
 def test_other_words_are_said_to_be_so(target):
     with pytest.raises(ValueError, match=r"did not say|no runs"):
-        PLANS[target].read("Segmentation fault", 1)
+        plan_of(target).read("Segmentation fault", 1)
 
 
 def test_tensors_are_what_onnx_reads():
@@ -119,7 +120,7 @@ def test_runners_that_cannot_be(tmp_path):
 def test_a_device_runs_them_with_parity_and_without_python(tiny_bundle, tmp_path):
     """Over a real adbd. One program fails on one component, which costs that row alone."""
     runners = []
-    for name in PROGRAMS:
+    for name in programs():
         path = tmp_path / f"android_aarch64_{name}"
         path.write_text(f'#!/bin/sh\nunset LD_LIBRARY_PATH\nexec {sys.executable} {STAND_IN} {name} "$@"\n')
         runners.append(path)

@@ -2,8 +2,9 @@
 
     python3 device_runner.py JOB.json RESULT.json
 
-JOB is ``{"target", "threads", "warmup", "runs", "counted", "sustained", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}`` with paths
-beside it; RESULT is ``{"engine", "machine", "items": [{"component", "load_ns", "first_ns", "ns": [...], "instructions": [...], "error"}],
+JOB is ``{"target", "opener", "threads", "warmup", "runs", "counted", "sustained", "items": [{"component", "path", "inputs": [npy, ...], "output": npy}]}``
+with paths beside it. ``opener`` is a module beside it, whose ``open_model(path, threads)`` knows the engine. RESULT is
+``{"engine", "machine", "items": [{"component", "load_ns", "first_ns", "ns": [...], "instructions": [...], "error"}],
 "samples": [{"at_ns", "tile_ns", "celsius", "megahertz"}], "peak_rss_bytes"}``. ``counted`` is 0 but under the emulator whose plugin
 (``instructions.c``) counts; with ``sustained`` seconds, whole tiles are run without a pause in the end.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import glob
+import importlib
 import itertools
 import json
 import os
@@ -30,53 +32,13 @@ MARK = 3873
 INSTRUCTIONS = "instructions.txt"
 THERMAL, CLOCKS = "/sys/class/thermal/thermal_zone*/temp", "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"
 Opened = tuple[str, Callable[[list[Any]], Any]]
+"""The engine's name, and a function from inputs in calling order to the output."""
 
 
-def open_onnx(path: str, threads: int) -> Opened:
-    """(engine's name, a function from inputs in calling order to the output)."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
-    return f"ONNX Runtime {onnxruntime.__version__}", lambda feeds: session.run(None, dict(zip(names, feeds, strict=True)))[0]
-
-
-def open_tflite(path: str, threads: int) -> Opened:
-    """Opens a model as :func:`open_onnx` does."""
-    from importlib.metadata import version
-
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=path, num_threads=threads)
-    interpreter.allocate_tensors()
-    indices = [d["index"] for d in sorted(interpreter.get_input_details(), key=lambda d: d["name"])]
-    output = interpreter.get_output_details()[0]["index"]
-
-    def run(feeds: list[Any]) -> Any:
-        for index, feed in zip(indices, feeds, strict=True):
-            interpreter.set_tensor(index, feed)
-        interpreter.invoke()
-        return interpreter.get_tensor(output)
-
-    return f"LiteRT {version('ai-edge-litert')}", run
-
-
-def open_executorch(path: str, threads: int) -> Opened:
-    """Opens a model as :func:`open_onnx` does. Uses the binding itself, because the package's Python layer wants all dependencies of the exporter."""
-    from importlib.metadata import version
-
-    import torch
-    from executorch.extension.pybindings import _portable_lib
-
-    _portable_lib._unsafe_reset_threadpool(threads)
-    module = _portable_lib._load_for_executorch(path)
-    return f"ExecuTorch {version('executorch')}", lambda feeds: module.forward([torch.from_numpy(f) for f in feeds])[0].numpy().copy()
-
-
-ENGINES = {"onnx": open_onnx, "tflite": open_tflite, "executorch": open_executorch}
+def open_model(job: dict[str, Any], path: str) -> Opened:
+    """Opens a model with the engine that the job's opener wraps, a module that lies beside this file."""
+    opened: Opened = importlib.import_module(job["opener"]).open_model(path, job["threads"])
+    return opened
 
 
 def run_item(item: dict[str, Any], job: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
@@ -87,7 +49,7 @@ def run_item(item: dict[str, Any], job: dict[str, Any], folder: str) -> tuple[st
 
     feeds = [np.load(beside(name)) for name in item["inputs"]]
     began = time.perf_counter_ns()
-    engine, run = ENGINES[job["target"]](beside(item["path"]), job["threads"])
+    engine, run = open_model(job, beside(item["path"]))
     load = time.perf_counter_ns() - began
     latencies = []
     for k in range(1 + job["warmup"] + job["runs"]):
@@ -122,7 +84,7 @@ def sustain(job: dict[str, Any], folder: str) -> list[dict[str, Any]]:
     runs = []
     for item in job["items"]:
         feeds = [np.load(os.path.join(folder, name)) for name in item["inputs"]]
-        runs.append((ENGINES[job["target"]](os.path.join(folder, item["path"]), job["threads"])[1], feeds))
+        runs.append((open_model(job, os.path.join(folder, item["path"]))[1], feeds))
     samples: list[dict[str, Any]] = []
     start = time.perf_counter_ns()
     while (began := time.perf_counter_ns()) - start < job["sustained"] * 1e9:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import statistics
@@ -70,7 +71,7 @@ class Load:
 
 
 def stage(bundle: Bundle, variant: Variant, folder: Path, load: Load) -> Job:
-    """Write a job's folder: runner, artifacts, inputs of the first golden case, ``job.json``.
+    """Write a job's folder: runner, what opens the artifacts with their engine, artifacts, inputs of the first golden case, ``job.json``.
 
     Raises UsageError when the bundle has no golden vectors, BundleError for a damaged file.
     """
@@ -95,10 +96,21 @@ def stage(bundle: Bundle, variant: Variant, folder: Path, load: Load) -> Job:
                 "output": f"out-{call.result}.npy",
             }
         )
-    job = {"target": variant.target, **asdict(load), "items": items}
+    opener = _opener(variant.target)
+    shutil.copyfile(opener, folder / opener.name)
+    job = {"target": variant.target, "opener": opener.stem, **asdict(load), "items": items}
     (folder / "job.json").write_text(json.dumps(job))
     shutil.copyfile(RUNNER, folder / RUNNER.name)
     return Job(folder, variant, load.threads, tuple(items))
+
+
+def _opener(target: str) -> Path:
+    """Returns the file that opens a target's artifacts on a device. Raises UsageError for a target that does not run there."""
+    arm64 = find_target(target).arm64
+    found = importlib.util.find_spec(arm64.opener) if arm64 else None
+    if found is None or found.origin is None:
+        raise UsageError(f"{target} does not run on ARM64 devices")
+    return Path(found.origin)
 
 
 def run_here(job: Job, seconds: float) -> dict[str, Any]:

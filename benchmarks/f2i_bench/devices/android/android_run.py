@@ -20,7 +20,7 @@ from f2i_runtime.bundle.store import Bundle
 
 from f2i_bench.core.protocol import Settings
 from f2i_bench.devices.android.adb import DeviceError, Phone
-from f2i_bench.devices.android.native_runners import PLANS, Runner, libraries, stage_item
+from f2i_bench.devices.android.native_runners import Repeats, Runner, libraries, plan_of, stage_item
 from f2i_bench.devices.parity_job import Job
 
 PREFIX = "f2i-bench-"
@@ -62,7 +62,8 @@ def run_job(job: Job, place: Place, *, python: str | None = None, program: Path 
 def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings: Settings) -> dict[str, Any]:
     """The same by an engine's own benchmark program. A component whose run fails says so and costs no other. Raises DeviceError when the device fails."""
     phone, remote = place.phone, place.folder
-    plan = PLANS[job.target]
+    plan = plan_of(job.target)
+    repeats = Repeats(job.threads, settings.warmup, settings.runs, settings.rounds)
     items = [stage_item(bundle, job, staged) for staged in job.items]
     _check_room(job, phone, remote)
     phone.push_content(job.folder, remote)
@@ -72,7 +73,7 @@ def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings:
     for item, staged in zip(items, job.items, strict=True):
         result: dict[str, Any] = {"component": item.component, "load_ns": None, "first_ns": None, "ns": [], "error": None}
         try:
-            for arguments in plan.commands(item, job.threads, settings.warmup, settings.runs, settings.rounds):
+            for arguments in plan.commands(item, repeats):
                 # What a program prints may be on either stream.
                 line = f"chmod 755 runner && export LD_LIBRARY_PATH=.:$LD_LIBRARY_PATH && ./runner {arguments} 2>&1"
                 said = plan.read(_shell(place, line), settings.warmup)
