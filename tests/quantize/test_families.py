@@ -41,4 +41,4 @@ def test_latent_model_with_steps_and_noise(cache, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_on_every_target(cache, tmp_path, family):
-    agree(FAMILIES[family](), tmp_path, TARGETS, ("fp32", "fp16"))
+    agree(FAMILIES[family](), tmp_path, tuple(TARGETS), ("fp32", "fp16"))

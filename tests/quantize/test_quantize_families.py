@@ -73,7 +73,7 @@ def test_real_shapes_are_quantized_and_exported_to_every_target(cache, tmp_path,
     recipe = load_recipe("w8a8").model_copy(update={"tiles": 4})
     record = quantize_checkpoint(QuantizeOptions(str(tmp_path / "float"), recipe, tmp_path / "int8"))
     assert all(sqnr > 15 for sqnr in record["simulated_sqnr_db"].values()), record["simulated_sqnr_db"]
-    bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", TARGETS, ("w8a8",)))
+    bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", tuple(TARGETS), ("w8a8",)))
     real = "unet" if family.startswith("UNet") else "feature_encoder"
     artifacts = [artifact for artifact in bundle.manifest.artifacts if artifact.component == real]
     assert {artifact.target for artifact in artifacts} == set(TARGETS)
@@ -88,7 +88,7 @@ def test_an_int8_latent_model_with_a_kl_codec_holds_every_gate(cache, tmp_path):
     checkpoint.save(latent_model(small_kl()), tmp_path / "float")
     recipe = load_recipe("w8a8").model_copy(update={"tiles": 4})
     quantize_checkpoint(QuantizeOptions(str(tmp_path / "float"), recipe, tmp_path / "int8"))
-    bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", TARGETS, ("w8a8",)))
+    bundle = export_bundle(ExportOptions(str(tmp_path / "int8"), tmp_path / "bundle", tuple(TARGETS), ("w8a8",)))
     report = validate(bundle, ValidateOptions(tiles=4, photos=1))
     assert report.passed, report.failed()
     for component in ("codec_encoder", "unet", "codec_decoder", "feature_encoder"):

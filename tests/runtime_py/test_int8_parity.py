@@ -42,7 +42,7 @@ def int8_bundle(cache, tiny_int8, tmp_path_factory):
 def whole_bundle(cache, tiny_int8, int8_bundle, tmp_path_factory):
     """The same on every target."""
     out = tmp_path_factory.mktemp("int8-bundle") / "whole"
-    return export_bundle(ExportOptions(str(tiny_int8), out, TARGETS, ("w8a8",)))
+    return export_bundle(ExportOptions(str(tiny_int8), out, tuple(TARGETS), ("w8a8",)))
 
 
 @pytest.fixture(scope="module")
