@@ -274,7 +274,7 @@ def read_recipe(path):
 
 
 def read_summary(path):
-    from f2i.ci_summary import read_report
+    from f2i_runtime.validation.results import read_report
 
     return read_report(path)
 
