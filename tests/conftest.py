@@ -3,7 +3,13 @@
 import os
 import shutil
 
+import hypothesis
 import pytest
+
+# A CI run judges the change at hand, so its examples are the same every time; people's own runs look for new ones.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

@@ -245,7 +245,7 @@ def test_the_command_teaches_an_encoder(folder, tmp_path):
     assert done.returncode == 0 and "token loss" in done.stdout, done.stderr
     assert checkpoint.load(tmp_path / "out").config.name == "tiny"
     refused = subprocess.run([*command, "--teacher", "tiny"], capture_output=True, text=True, timeout=120)
-    assert refused.returncode == 2 and "--encoder teaches the feature encoder alone" in refused.stderr
+    assert refused.returncode == 2 and "--encoder trains the feature encoder alone" in refused.stderr
 
 
 def test_a_perceptual_stage_trains_on_what_a_dinov2_sees(folder, tmp_path):

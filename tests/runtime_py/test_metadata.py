@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from f2i_runtime.errors import PhotoError
 from f2i_runtime.photo import metadata
 from f2i_runtime.photo.exif_block import build_exif, parse_exif
 from f2i_runtime.photo.reader import PhotoReader
@@ -248,6 +249,10 @@ def test_random_blocks_keep_the_picture_upright_and_never_lie_about_its_size(kin
         if not damaged and kind not in ("heic", "avif") and turn in range(1, 9):
             assert applied == turn
         out = folder / f"out{suffix}"
+        if kind == "tiff" and turn not in range(1, 9):  # libtiff refuses the whole file
+            with pytest.raises(PhotoError, match=r'Bad value \d for "Orientation" tag'):
+                copy(source, out, scale=2)
+            return
         copy(source, out, scale=2)
         is_upright(out, stored, applied)
         with PhotoReader(out) as reader:
