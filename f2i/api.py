@@ -165,6 +165,8 @@ def upscale_file(
 def verify(bundle: Bundle) -> int:
     """Checks the size and the SHA-256 of every file that the manifest lists, and that there is no other. Needs no engine. Returns the bytes read.
 
+    Files that systems put into any folder, such as ``.DS_Store``, are left aside.
+
     Raises:
         BundleError: the first file that is missing, was changed, or is not listed.
     """

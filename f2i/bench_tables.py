@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from f2i_bench.core.protocol import BenchReport
 from rich.table import Table
+from rich.text import Text
 
 from f2i.tables import figure, share
 
@@ -88,7 +89,7 @@ def compared_table(report: BenchReport) -> Table:
     colours = {"faster": "green", "slower": "red", "inconclusive": "dim"}
     for c in report.compared:
         interval = f"{c.low:.3f} … {'∞' if c.high is None else format(c.high, '.3f')}"
-        word = f"[{colours[c.verdict]}]{c.verdict}[/]"
+        word = Text(c.verdict, style=colours[c.verdict])
         at = f"{c.cpu_level}, {c.measure}" if c.cpu_level else str(c.threads)
         table.add_row(str(c.variant), c.component, at, f"{c.ratio:.3f}", interval, word)
     return table

@@ -23,7 +23,7 @@ from f2i.commands.run_command import run
 from f2i.commands.summary_command import summary
 from f2i.commands.validate_command import validate
 from f2i.commands.verify_command import verify
-from f2i.terminal import err
+from f2i.terminal import err, expanded, prepare_streams
 
 COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
     ("Start here", (demo, doctor)),
@@ -51,11 +51,14 @@ def _setup(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show t
 
 def main() -> NoReturn:
     """Runs the command. Every error that we raise on purpose ends as one line on stderr and its exit code."""
+    prepare_streams()
     try:
-        if app(standalone_mode=False) == INTERRUPTED:  # Typer turns Ctrl-C into the code that a shell gives it, and returns it
+        if (
+            app(expanded(sys.argv[1:]), standalone_mode=False) == INTERRUPTED
+        ):  # Typer turns Ctrl-C into the code that a shell gives it, and returns it
             raise KeyboardInterrupt
     except F2IError as e:
-        err.print(f"f2i: {e}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"f2i: {e}", style="bold red", highlight=False)
         sys.exit(e.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         err.print("f2i: interrupted; finished work is kept, so run the same command again to go on", style="bold red")
@@ -63,7 +66,7 @@ def main() -> NoReturn:
     except Exception as e:
         message = getattr(e, "format_message", None)
         if type(e).__module__.split(".")[0] in {"click", "typer"} and message is not None:
-            err.print(f"f2i: {message()} (see: f2i --help)", style="bold red", markup=False, soft_wrap=True)
+            err.print(f"f2i: {message()} (see: f2i --help)", style="bold red")
             sys.exit(2)
         raise
     sys.exit(0)

@@ -19,8 +19,8 @@ class Steps:
     def __init__(self, console: Console) -> None:
         self.console = console
         columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
+            SpinnerColumn("line"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -51,7 +51,7 @@ class Steps:
 
     def note(self, text: str) -> None:
         """Prints a warning, whether or not progress is shown."""
-        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+        self.console.print(text, style="yellow")
 
     def count(self, what: str, done: int, of: int) -> None:
         """Shows that ``done`` of ``of`` parts are done."""

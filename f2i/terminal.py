@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +15,7 @@ import typer
 from f2i_runtime.errors import GateError
 from f2i_runtime.targets import TARGETS, targets
 from rich.console import Console
+from rich.table import Table
 
 from f2i.result_views import gate_line, verdict
 
@@ -18,7 +23,14 @@ if TYPE_CHECKING:
     from f2i_runtime.validation.results import Report
 
 WIDE = None if sys.stdout.isatty() else 140  # a pipe has no width of its own; tables must not fold in it
-out, err = Console(width=WIDE), Console(stderr=True)
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """Returns a console that prints text as it is, whoever wrote it: ``[edited]`` is no markup, ``:x:`` no picture, and no path is folded."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, soft_wrap=True)
+
+
+out, err = console(width=WIDE), console(stderr=True)
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle, as `f2i export` writes it.", show_default=False)]
 CheckpointArgument = Annotated[
@@ -55,6 +67,39 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="W
 def command_line() -> list[str]:
     """Returns the command line as a reader would repeat it."""
     return ["f2i", *sys.argv[1:]]
+
+
+_PLAIN = {"–": "-", "×": "x", "÷": "/", "→": "->", "…": "...", "∞": "inf", "·": "|", "°": " deg", "✅": "(passed)", "❌": "(failed)"}
+_PLAIN |= {"⚠": "(!)", "\ufe0f": "", "│": "|", "─": "-"}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Returns what stands for signs that a stream cannot encode, in ASCII: a sign that means the same, or its number."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    return "".join(_PLAIN[s] if s in _PLAIN else s.encode("ascii", "backslashreplace").decode() for s in signs), error.end
+
+
+def prepare_streams() -> None:
+    """Makes stdout and stderr print every text: on an ASCII console, and file names that are no text in the console's encoding."""
+    codecs.register_error("f2i_plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="f2i_plain")
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with the home folder for the tilde in ``--out=~/x``, which shells leave as it is."""
+    pieces = [argument.partition("=") for argument in arguments]
+    return [
+        f"{name}={os.path.expanduser(value)}" if name.startswith("--") and sign else name + sign + value for name, sign, value in pieces
+    ]
+
+
+def print_table(table: Table) -> None:
+    """Prints a table, which folds its own cells."""
+    out.print(table, soft_wrap=False)
 
 
 def names(value: str) -> tuple[str, ...]:

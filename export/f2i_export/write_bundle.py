@@ -52,4 +52,4 @@ def _run(plan: ExportPlan, out: Path, on_event: Callable[[Event], None]) -> None
     results = run(list(plan.jobs), reference=reference)
     with atomic_directory(out, replace=BUNDLE_FOLDER) as staging:
         manifest = fill_bundle(plan, reference, results, staging)
-        (staging / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        (staging / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")

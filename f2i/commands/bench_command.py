@@ -9,7 +9,7 @@ import typer
 from f2i_runtime.files import write_json
 
 from f2i.progress import Steps
-from f2i.terminal import BundleArgument, JsonFile, OneAccelerator, OnePrecision, OneTarget, err, out
+from f2i.terminal import BundleArgument, JsonFile, OneAccelerator, OnePrecision, OneTarget, err, out, print_table
 
 
 def bench(
@@ -65,9 +65,9 @@ def bench(
             report = with_baseline(report, before, str(baseline))
         if json_file:
             write_json(json_path(json_file, report, len(reports)), report.as_json())
-        out.print(bench_table(report))
+        print_table(bench_table(report))
         for note in bench_notes(report):
-            out.print(note, soft_wrap=True)
+            out.print(note)
         if report.compared:
-            out.print(compared_table(report))
+            print_table(compared_table(report))
     end_bench(reports)

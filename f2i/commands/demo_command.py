@@ -10,7 +10,7 @@ from f2i_runtime.files import make_folder
 
 from f2i.progress import Steps
 from f2i.tables import parity_table
-from f2i.terminal import Precisions, Targets, command_line, end, err, names, out, target_names
+from f2i.terminal import Precisions, Targets, command_line, end, err, names, out, print_table, target_names
 
 
 def demo(
@@ -32,6 +32,6 @@ def demo(
     with Steps(err) as steps:
         options = DemoOptions(out_dir, checkpoint, target_names(target), names(precision), photo, command_line())
         bundle, report = run_demo(options, steps)
-    out.print(parity_table(bundle, report))
+    print_table(parity_table(bundle, report))
     out.print(f"Photos, bundle and reports are in {out_dir}; look at report.html and before_after.png")
     end(report)

@@ -64,7 +64,7 @@ def distill(
     with Steps(err) as progress:
         result = train(options, progress.training)
     for name, reason in result.skipped:
-        err.print(f"{name}: not used: {reason}", style="yellow", markup=False)
+        err.print(f"{name}: not used: {reason}", style="yellow")
     if result.interrupted:
         raise KeyboardInterrupt
     out.print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from f2i.tables import doctor_table
-from f2i.terminal import JsonFlag, out, print_json
+from f2i.terminal import JsonFlag, out, print_json, print_table
 
 
 def doctor(as_json: JsonFlag = False) -> None:
@@ -17,5 +17,5 @@ def doctor(as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(data)
         return
-    out.print(doctor_table(data))
+    print_table(doctor_table(data))
     out.print(", ".join(f"{k} {v}" for k, v in data["versions"].items() if v))

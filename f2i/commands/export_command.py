@@ -9,7 +9,7 @@ import typer
 
 from f2i.progress import Steps
 from f2i.tables import artifact_table
-from f2i.terminal import Accelerators, CheckpointArgument, Precisions, Targets, TileSize, err, names, out, target_names
+from f2i.terminal import Accelerators, CheckpointArgument, Precisions, Targets, TileSize, err, names, print_table, target_names
 
 
 def export(
@@ -57,4 +57,4 @@ def export(
             names(accelerator),
         )
         bundle = export_bundle(request, steps.event)
-    out.print(artifact_table(bundle))
+    print_table(artifact_table(bundle))

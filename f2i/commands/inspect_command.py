@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from f2i.tables import artifact_table
-from f2i.terminal import BundleArgument, JsonFlag, out, print_json
+from f2i.terminal import BundleArgument, JsonFlag, out, print_json, print_table
 
 
 def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
@@ -20,9 +20,9 @@ def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(inspection.as_json())
         return
-    out.print(artifact_table(opened))
+    print_table(artifact_table(opened))
     for a in inspection.artifacts:
         for fallback in a.fallbacks:
-            out.print(f"{a.variant} {a.component}: {fallback.op}: {fallback.reason}", markup=False)
+            out.print(f"{a.variant} {a.component}: {fallback.op}: {fallback.reason}")
     for line in ane_lines(inspection):
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line)

@@ -54,5 +54,5 @@ def quantize(
         elif out_dir:
             record = quantize_checkpoint(QuantizeOptions(checkpoint, chosen, out_dir, images, tile_size), progress.count)
     for line in quantization_lines(record):
-        out.print(line, soft_wrap=True, markup=False, highlight=False)
-    out.print(f"{out_dir or sensitivity}", soft_wrap=True)
+        out.print(line, highlight=False)
+    out.print(f"{out_dir or sensitivity}")

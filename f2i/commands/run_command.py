@@ -52,6 +52,6 @@ def run(
     opened = open_bundle(bundle)
     variant = choose_variant(opened, Selection(target, precision, accelerator))
     if target is None:
-        err.print(why_chosen(variant), style="dim", soft_wrap=True)
+        err.print(why_chosen(variant), style="dim")
     given = PhotoOptions(quality, bit_depth, parse_overlap(overlap), parse_color_fix(color_fix))
     upscale_all(opened, photos, out_path, AlbumOptions(variant, given, threads, output_format, ray, workers), out, err)

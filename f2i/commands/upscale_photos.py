@@ -58,8 +58,8 @@ def upscale_all(bundle: Bundle, photos: Sequence[str], out_path: Path, options: 
         with open_pipeline(bundle, options.variant, threads=options.threads) as pipeline, Steps(err) as steps:
             notes = upscale_photo(pipeline, Path(photos[0]), out_path, photo, steps.counter(Path(photos[0]).name))
         for note in notes:
-            err.print(f"{photos[0]}: {note}", style="yellow", markup=False, soft_wrap=True)
-        out.print(f"{out_path} ({pipeline.engine}, {options.variant.precision})", soft_wrap=True)
+            err.print(f"{photos[0]}: {note}", style="yellow")
+        out.print(f"{out_path} ({pipeline.engine}, {options.variant.precision})")
         return
     suffix = None if options.format is None else f".{options.format.lower().removeprefix('.')}"
     if suffix is not None and suffix not in WRITABLE:
@@ -76,9 +76,9 @@ def upscale_album(job: FolderJob, plan: AlbumPlan, ray: str | None, workers: int
     """Upscales the photos of ``plan`` that are not finished. ``ray`` is a cluster's address. Raises UsageError at the end when photos could not be done."""
     todo = missing(job, plan.sources)
     for note in plan.notes:
-        err.print(note, style="yellow", markup=False, soft_wrap=True)
+        err.print(note, style="yellow")
     for entry, reason in plan.failed:
-        err.print(f"{entry}: {reason}", style="red", markup=False, soft_wrap=True)
+        err.print(f"{entry}: {reason}", style="red")
     if len(todo) < len(plan.sources):
         err.print(f"{len(plan.sources) - len(todo)} of {len(plan.sources)} photos are done already", style="dim")
     failed, wanted = len(plan.failed), len(todo) + len(plan.failed)
@@ -91,11 +91,11 @@ def upscale_album(job: FolderJob, plan: AlbumPlan, ray: str | None, workers: int
             results = run_folder(job, todo, steps.count)
         for number, done in enumerate(results, 1):
             for note in done.notes:
-                err.print(f"{done.source.location}: {note}", style="yellow", markup=False, soft_wrap=True)
+                err.print(f"{done.source.location}: {note}", style="yellow")
             if done.error:
                 failed += 1
-                err.print(f"{done.source.location}: {done.error}", style="red", markup=False, soft_wrap=True)
+                err.print(f"{done.source.location}: {done.error}", style="red")
             else:
-                out.print(f"{job.out / done.source.output} ({number} of {len(todo)}, {done.seconds:.1f} s)", soft_wrap=True)
+                out.print(f"{job.out / done.source.output} ({number} of {len(todo)}, {done.seconds:.1f} s)")
     if failed:
         raise UsageError(f"{failed} of {wanted} photos could not be done; the others are in {job.out}")

@@ -22,6 +22,7 @@ from f2i.terminal import (
     end,
     err,
     out,
+    print_table,
 )
 
 
@@ -79,6 +80,6 @@ def validate(
         report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, command_line(), steps.count)
     for row in report.bad_ops or ():
         if source := find_target(row.target).source:
-            out.print("\n".join(source.load("naming a bad operation").describe(row)), soft_wrap=True, markup=False)
-    out.print(parity_table(opened, report))
+            out.print("\n".join(source.load("naming a bad operation").describe(row)))
+    print_table(parity_table(opened, report))
     end(report)

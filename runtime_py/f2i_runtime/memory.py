@@ -63,7 +63,17 @@ def peak_rss(*, forget: bool = False) -> int:
         if forget:
             _RESET.write_text("5")
     except (OSError, StopIteration):
-        import resource  # not on Windows, where the evaluator of Core ML programs runs, too
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return _peak_elsewhere()
     return peak
+
+
+def _peak_elsewhere() -> int:
+    """The peak where there is no ``/proc``: on macOS, and on Windows, which has no module ``resource``."""
+    try:
+        import resource
+    except ImportError:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -97,6 +97,12 @@ def parts(page):
         yield tab.inner_text()
 
 
+def test_it_opens_at_its_title_and_verdict(page):
+    page.wait_for_load_state("load")
+    assert page.evaluate("[window.scrollY, location.hash]") == [0, ""]
+    assert page.get_by_role("heading", level=1).is_visible() and page.locator(".verdict").is_visible()
+
+
 def test_every_part_is_accessible_and_inside_the_screen(page):
     for part in parts(page):
         found = Axe().run(page)

@@ -116,7 +116,7 @@ def main() -> None:
     for p in peers:
         cells = (f"{p.ours_ns / 1e6:.1f}", f"{p.theirs_ns / 1e6:.1f}", f"{p.ratio:.2f}", f"{p.low:.2f} … {p.high:.2f}", p.verdict)
         table.add_row(p.target, p.component, *cells)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False).print(table)
     if options.json:
         write_json(options.json, json.loads(json.dumps({"schema": 1, "peers": [asdict(p) for p in peers]})))
 

@@ -177,7 +177,7 @@ def _report(options: argparse.Namespace) -> None:
     except ValueError as e:
         raise UsageError(f"--sizes {options.sizes}: expected megapixels such as 12,50,200") from e
     rows = []
-    err = Console(stderr=True)
+    err = Console(stderr=True, markup=False, emoji=False)
     with tempfile.TemporaryDirectory(prefix="f2i-scale-") as name:
         folder = Path(name)
         start, torch = measure_start(bundle, variant, folder)
@@ -194,7 +194,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _print(title: str, rows: list[Scaled], judged: list[ScaleGate]) -> None:
-    out = Console(width=None if sys.stdout.isatty() else 140)
+    out = Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False)
     table = Table(title=title)
     for column in ("MP in", "MP out", "tiles", "seconds", "processor s", "processor s / MP", "around engines", "peak MB"):
         table.add_column(column, justify="right")

@@ -13,18 +13,21 @@ const open = (tab, focus) => {
   }
   if (focus) tab.focus();
   tab.parentElement.scrollTo({ left: tab.offsetLeft - 60 });
-  history.replaceState(null, "", "#" + tab.getAttribute("aria-controls"));
 };
+const keep = (tab) => history.replaceState(null, "", "#" + tab.getAttribute("aria-controls"));
 tabs.forEach((tab, k) => {
-  tab.addEventListener("click", () => open(tab));
+  tab.addEventListener("click", () => { open(tab); keep(tab); });
   tab.addEventListener("keydown", (e) => {
     const to = { ArrowRight: k + 1, ArrowLeft: k - 1, Home: 0, End: tabs.length - 1 }[e.key];
     if (to === undefined) return;
     e.preventDefault();
-    open(tabs[(to + tabs.length) % tabs.length], true);
+    const next = tabs[(to + tabs.length) % tabs.length];
+    open(next, true);
+    keep(next);
   });
 });
 const asked = tabs.find((t) => "#" + t.getAttribute("aria-controls") === location.hash);
+// The address is left alone: one that named a part would scroll past the title as the page is opened.
 open(asked || tabs[0]);
 
 // Before and after.

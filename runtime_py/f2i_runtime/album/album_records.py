@@ -62,7 +62,7 @@ def add_record(out: Path, record: Record, seconds: float | None = None) -> None:
         "settings": record.settings,
         "seconds": None if seconds is None else round(seconds, 3),
     }
-    handle = os.open(out / DONE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(out / DONE, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
     try:
         # A line that a kill cut short is ended first, or it would take this one with it.
         size = os.lseek(handle, 0, os.SEEK_END)

@@ -27,7 +27,7 @@ def validate_on_ray(root: Path, options: ValidateOptions, address: str, progress
     found: dict[int, Measured] = {}
     with ray_cluster(address, command="f2i validate", target="all targets") as ray:
         task = ray.remote(num_cpus=max(1, options.threads), max_retries=3)(measure_alone)
-        flying = {task.remote(root, replace(options, target=v.target, precision=v.precision)): k for k, v in enumerate(variants)}
+        flying = {task.remote(root, replace(options, **v._asdict())): k for k, v in enumerate(variants)}
         while flying:
             ready, _ = ray.wait(list(flying), num_returns=1)
             for reference in ready:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         """Opens ``path`` and checks its header; raises :class:`MilError` for a missing file or another format."""
         self.path = path
+        self._seeking = threading.Lock()
         try:
-            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise MilError(f"weight file {path.name} cannot be read ({error.strerror}); export the package again") from error
         self.size = os.fstat(self._fd).st_size
@@ -88,15 +90,25 @@ class WeightFile:
         if dtype.packed:
             return unpack(np.frombuffer(self._bytes(start, size, where), np.uint8), dtype, count).reshape(shape)
         array = np.empty(shape, np.dtype(dtype.numpy).newbyteorder("<"))
-        if size and os.preadv(self._fd, [array.data.cast("B")], start) != size:
+        if size and self._read_into(memoryview(array).cast("B"), start) != size:
             raise MilError(f"{where}: {self.path.name} was cut short while it was read")
         return array
 
     def _bytes(self, start: int, size: int, where: str) -> bytes:
-        data = os.pread(self._fd, size, start)
-        if len(data) != size:
+        data = bytearray(size)
+        if self._read_into(memoryview(data), start) != size:
             raise MilError(f"{where}: {self.path.name} ends after {self.size} bytes, expected {start + size}; the file is truncated")
-        return data
+        return bytes(data)
+
+    def _read_into(self, buffer: memoryview, start: int) -> int:
+        """Fills ``buffer`` from the file's position ``start``; returns how much there was. Windows has no call that reads by position."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [buffer], start)
+        with self._seeking:
+            os.lseek(self._fd, start, os.SEEK_SET)
+            data = os.read(self._fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def unpack(packed: np.ndarray[Any, Any], dtype: DType, count: int) -> np.ndarray[Any, Any]:
