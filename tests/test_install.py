@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -137,4 +136,4 @@ def test_types_reach_a_client_through_mypy_and_pyright(installed, tmp_path):
     (tmp_path / "pyrightconfig.json").write_text('{"reportUnnecessaryTypeIgnoreComment": "error", "include": ["pyright_client.py"]}')
     ignores = {"ignore": "  # pyright: ignore[reportAssignmentType]", "ignore_attribute": "  # pyright: ignore[reportAttributeAccessIssue]"}
     (tmp_path / "pyright_client.py").write_text(CLIENT.format(**ignores))
-    run(shutil.which("pyright", path=os.path.dirname(sys.executable)), "--pythonpath", python, cwd=tmp_path)
+    run(sys.executable, "-m", "pyright", "--pythonpath", python, cwd=tmp_path)
