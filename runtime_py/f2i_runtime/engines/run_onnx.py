@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from f2i_runtime.engines.quantized_layers import QuantizedLayer, fingerprint
+from f2i_runtime.engines.quantized_layers import QuantizedLayer, StoredLayer, pair_layers, with_merged
 from f2i_runtime.errors import ToolchainError
 
 
@@ -84,30 +84,14 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
     The layers that are found, by their weights, are cut out of the graph between their quantize ops and run side by side. Layers that are not there, or
     whose input or output is not quantized, are left out. Raises ToolchainError when the engine fails.
     """
-    from onnx import NodeProto, TensorProto, helper, load, numpy_helper
+    from onnx import NodeProto, TensorProto, helper, load
 
     graph = load(str(path)).graph
-    producers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    wanted = {fingerprint(layer.weight): layer for layer in layers}
+    held, stored = _int8_nodes(graph, constants)
     nodes, inputs, outputs, feeds = [], [], [], {}
-    for node in graph.node:
-        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in producers:
-            continue
-        weights = [producers[node.input[1]]]
-        while weights[-1].op_type != "DequantizeLinear" and weights[-1].input[0] in producers:
-            weights.append(producers[weights[-1].input[0]])
-        stored = constants.get(weights[-1].input[0])
-        layer = (
-            wanted.get(fingerprint(numpy_helper.to_array(stored))) if stored is not None and stored.data_type == TensorProto.INT8 else None
-        )
-        tail = _until_quantized(node, readers)
-        first = producers.get(node.input[0])
-        if layer is None or tail is None or first is None or first.op_type != "DequantizeLinear":
+    for (first, weights, node, tail), layer in zip(held, pair_layers(layers, stored), strict=True):
+        if layer is None:
             continue
         own = f"{layer.name}/"
         rounded = tail[-1]
@@ -136,7 +120,36 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
         results = session.run(None, feeds)
     except Exception as e:  # onnxruntime's errors share no base but Exception
         raise ToolchainError(component=path.stem, target="onnx", stage="layers", reason=str(e)) from e
-    return {name: np.asarray(result) for (name, _), result in zip(outputs, results, strict=True)}
+    return with_merged(layers, {name: np.asarray(result) for (name, _), result in zip(outputs, results, strict=True)})
+
+
+def _int8_nodes(graph: Any, constants: Mapping[str, Any]) -> tuple[list[tuple[Any, list[Any], Any, list[Any]]], list[StoredLayer]]:
+    """Returns the convolutions and products with an int8 weight and a quantized input and output, in the order of the graph, and what each stores.
+
+    Each is (the op that dequantizes its input, those between its stored weight and itself, itself, those until its output is quantized).
+    """
+    from onnx import TensorProto, numpy_helper
+
+    producers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    held, stored = [], []
+    for node in graph.node:
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or node.input[1] not in producers:
+            continue
+        weights = [producers[node.input[1]]]
+        while weights[-1].op_type != "DequantizeLinear" and weights[-1].input[0] in producers:
+            weights.append(producers[weights[-1].input[0]])
+        weight = constants.get(weights[-1].input[0])
+        tail, first = _until_quantized(node, readers), producers.get(node.input[0])
+        if weight is None or weight.data_type != TensorProto.INT8 or tail is None or first is None or first.op_type != "DequantizeLinear":
+            continue
+        grid = [numpy_helper.to_array(constants[name]).item() for name in tail[-1].input[1:] if name]
+        held.append((first, weights, node, tail))
+        stored.append(StoredLayer(numpy_helper.to_array(weight), float(grid[0]), int(grid[1]) if len(grid) > 1 else 0))
+    return held, stored
 
 
 def _until_quantized(node: Any, readers: Mapping[str, list[Any]]) -> list[Any] | None:

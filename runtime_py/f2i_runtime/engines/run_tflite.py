@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from f2i_runtime.engines.quantized_layers import QuantizedLayer, fingerprint
+from f2i_runtime.engines.quantized_layers import QuantizedLayer, StoredLayer, pair_layers, with_merged
 from f2i_runtime.errors import ToolchainError
 
 
@@ -75,31 +75,24 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    codes = schema.BuiltinOperator
     model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(path.read_bytes()), 0))
     graph = model.subgraphs[0]
     tensors: list[Any] = graph.tensors
     kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     producers = {int(index): operation for operation in graph.operators for index in operation.outputs}
-    wanted = {fingerprint(layer.weight): layer for layer in layers}
+    held, stored = _int8_operations(model)
     operations: list[Any] = []
     cuts: list[tuple[QuantizedLayer, int, int]] = []
-    for operation in graph.operators:
-        if kinds[operation.opcodeIndex] not in (codes.CONV_2D, codes.FULLY_CONNECTED):
-            continue
-        weight, given, result = (tensors[int(k)] for k in (operation.inputs[1], operation.inputs[0], operation.outputs[0]))
-        stored = model.buffers[weight.buffer].data
-        if stored is None or any(t.type != schema.TensorType.INT8 for t in (weight, given, result)):
-            continue
-        layer = wanted.get(fingerprint(np.asarray(stored, dtype=np.uint8).view(np.int8)))
+    for operation, layer in zip(held, pair_layers(layers, stored), strict=True):
         if layer is None:
             continue
+        given = tensors[int(operation.inputs[0])]
         # Zeros around an image are a convolution's own in torch and an op before it here; whichever side of it the program rounded is given.
         layer = _without_padding(layer, [int(n) for n in given.shape])
         chain = [operation]
         while np.prod(tensors[int(chain[-1].inputs[0])].shape) != layer.input.size:
             before = producers.get(int(chain[-1].inputs[0]))
-            if before is None or kinds[before.opcodeIndex] not in (codes.PAD, codes.PADV2):
+            if before is None or kinds[before.opcodeIndex] not in (schema.BuiltinOperator.PAD, schema.BuiltinOperator.PADV2):
                 break
             chain.append(before)
         else:
@@ -124,7 +117,28 @@ def layer_outputs(path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, np.
             outputs[layer.name] = value.transpose(0, 3, 1, 2) if layer.op == "conv2d" else value.reshape(layer.rounded.shape)
     except (RuntimeError, ValueError) as e:
         raise ToolchainError(component=path.stem, target="tflite", stage="layers", reason=str(e)) from e
-    return outputs
+    return with_merged(layers, outputs)
+
+
+def _int8_operations(model: Any) -> tuple[list[Any], list[StoredLayer]]:
+    """Returns the convolutions and linears whose weight, input and output are int8, and what each stores, in the order of the graph."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph, codes = model.subgraphs[0], schema.BuiltinOperator
+    kinds = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    operations: list[Any] = []
+    stored: list[StoredLayer] = []
+    for operation in graph.operators:
+        if kinds[operation.opcodeIndex] not in (codes.CONV_2D, codes.FULLY_CONNECTED):
+            continue
+        weight, given, result = (graph.tensors[int(k)] for k in (operation.inputs[1], operation.inputs[0], operation.outputs[0]))
+        data = model.buffers[weight.buffer].data
+        if data is None or any(t.type != schema.TensorType.INT8 for t in (weight, given, result)):
+            continue
+        grid = result.quantization
+        operations.append(operation)
+        stored.append(StoredLayer(np.asarray(data, dtype=np.uint8).view(np.int8), float(grid.scale[0]), int(grid.zeroPoint[0])))
+    return operations, stored
 
 
 def _without_padding(layer: QuantizedLayer, shape: Sequence[int]) -> QuantizedLayer:
