@@ -153,6 +153,38 @@ def test_a_changed_attribute_is_audited(mutate, attribute, tmp_path):
     assert [item.attribute for item in differences] == [attribute]
 
 
+class Scalars(torch.nn.Module):
+    """Every operation with a number as its second operand, none of which can be folded into its neighbour."""
+
+    def forward(self, x):
+        y = torch.tanh(x + 0.3)
+        y = torch.tanh(y * 1.7)
+        y = torch.tanh(y / 2.3)
+        y = torch.sigmoid(y - 0.4)
+        y = torch.sigmoid(1.5 - y)
+        return torch.tanh(y**1.3)
+
+
+@pytest.mark.parametrize("number", [None, 0.3, 1.7, 1 / 2.3, 0.4, 1.5, 1.3])
+def test_a_changed_number_is_audited(number, tmp_path):
+    """An operand that is a tenth larger moves the output by less than int8 does."""
+    changed = []
+
+    def spoil(block):
+        for item in block.operations:
+            literal = item.attributes["val"].immediateValue.tensor.floats.values if "val" in item.attributes else []
+            if len(literal) == 1 and number is not None and abs(literal[0] - number) < 1e-6:
+                literal[0] *= 1.1
+                changed.append(item.outputs[0].name)
+
+    path = tmp_path / "net.mlpackage"
+    program = save(Scalars().eval(), path, mutate=spoil)
+    differences = audit_attributes(path, program)
+    assert len(changed) == (number is not None)
+    assert [item.reference for item in differences] == [number] * len(changed)
+    assert all(item.package == pytest.approx(1.1 * item.reference) for item in differences)
+
+
 def test_a_sound_package_passes_the_audits(whole):
     path, program = whole
     assert audit_attributes(path, program) == []

@@ -160,15 +160,18 @@ def _conv(given: dict[str, Any], node: Any) -> Differing:
 
 
 def _scalar(given: dict[str, Any], node: Any) -> Differing:
-    """Yields a scalar constant of the package with the number in the torch program."""
+    """Yields a scalar constant of the package with the number in the torch program. See also :func:`_product`."""
     if len(node.args) < 2 or not isinstance(node.args[1], (int, float)) or isinstance(node.args[1], bool):
         return
     found = given.get("y") if given.get("y") is not None else given.get("x")
-    kinds = {"real_div": ("div",), "mul": ("mul",), "add": ("add",), "sub": ("sub",), "pow": ("pow",)}
-    for names in kinds.values():
-        if _is(node, *names) and isinstance(found, (int, float)):
-            yield "y", found, node.args[1]
-            return
+    if _is(node, "add", "sub", "rsub", "mul", "div", "pow") and isinstance(found, (int, float)):
+        yield "y", found, node.args[1]
+
+
+def _product(given: dict[str, Any], node: Any) -> Differing:
+    """Yields the same for a product, which a division by a number may have become."""
+    for attribute, found, wanted in _scalar(given, node):
+        yield attribute, found, 1 / wanted if _is(node, "div") and wanted else wanted
 
 
 def _scale(given: dict[str, Any], node: Any) -> Differing:
@@ -185,8 +188,10 @@ _CHECKS: dict[str, Callable[[dict[str, Any], Any], Differing]] = {
     "dequantize": _scale,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
+    "mul": _product,
     "pow": _scalar,
     "quantize": _scale,
+    "real_div": _scalar,
     "softmax": _softmax,
     "sub": _scalar,
     "transpose": _transpose,

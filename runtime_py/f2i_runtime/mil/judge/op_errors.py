@@ -49,9 +49,13 @@ class Comparison:
     underflowed: int
 
 
+_INVERSED = "_inversed_"
+"""How coremltools begins the name of a product with the reciprocal of a number that the program divides by."""
+
+
 def base_name(name: str) -> str:
-    """Returns the name of a value without the suffixes that casts and quantization add."""
-    return _SUFFIX.sub("", name)
+    """Returns the name of a value without what casts, quantization and the reciprocal of a divisor add."""
+    return _SUFFIX.sub("", name).removeprefix(_INVERSED)
 
 
 QUANTIZATION = ("quantize", "dequantize")
