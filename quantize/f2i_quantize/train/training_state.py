@@ -118,5 +118,7 @@ def load_state(folder: Path, average: MovingAverage, optimizer: torch.optim.Opti
         average.average[name].copy_(tensors[f"average/{name}"])
         if p.requires_grad and progress.step and f"exp_avg/{name}" in tensors:
             moments = {m: tensors[f"{m}/{name}"].to(p.device) for m in _MOMENTS}
-            optimizer.state[p] = {"step": torch.tensor(float(progress.step)), **moments}
+            # A fused or capturable Adam keeps its step beside the weight, and raises for one that lies elsewhere.
+            beside = p.device if optimizer.defaults.get("fused") or optimizer.defaults.get("capturable") else None
+            optimizer.state[p] = {"step": torch.tensor(float(progress.step), device=beside), **moments}
     return progress
