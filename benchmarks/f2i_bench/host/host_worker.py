@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from f2i_runtime.bundle.manifest import Call
 from f2i_runtime.bundle.store import Bundle, load_array, open_bundle
 from f2i_runtime.engines.session import Session, engine_adapter, installed, open_session
 from f2i_runtime.errors import F2IError, UsageError
@@ -89,12 +90,17 @@ def import_engine(target: str) -> None:
 
 
 def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
-    """Inputs of every component from the bundle's first golden case. Raises UsageError when it has none."""
+    """Returns the inputs of every component's first call, from the bundle's first golden case. Raises UsageError when it has none."""
+    first = {call.component: call for call in reversed(bundle.manifest.dataflow)}
+    return {component: call_inputs(bundle, call) for component, call in first.items()}
+
+
+def call_inputs(bundle: Bundle, call: Call) -> dict[str, np.ndarray]:
+    """Returns the inputs of one call, whose output is the golden tensor of its result. Raises UsageError when the bundle has no golden case."""
     if not bundle.manifest.golden:
         raise UsageError(f"{bundle.root}: it holds no golden vectors to run on; export it again")
-    tensors = {name: load_array(bundle.check(record)) for name, record in bundle.manifest.golden[0].tensors.items()}
-    tensors |= {name: bundle.constant(name) for name in bundle.manifest.constants}
-    return {call.component: {a: tensors[t] for a, t in call.inputs.items()} for call in bundle.manifest.dataflow}
+    records = bundle.manifest.golden[0].tensors | bundle.manifest.constants
+    return {argument: load_array(bundle.check(records[tensor])) for argument, tensor in call.inputs.items()}
 
 
 def answer(request: dict[str, Any], state: dict[str, OpenVariant]) -> Any:

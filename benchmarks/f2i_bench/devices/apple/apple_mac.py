@@ -23,7 +23,7 @@ from f2i_runtime.targets import EVERYTHING, Selection, Variant, find_target
 
 from f2i_bench.core.protocol import BenchReport, OpTime, Row, Settings, with_figures
 from f2i_bench.host.host_bench import host_device, versions
-from f2i_bench.host.host_worker import golden_inputs
+from f2i_bench.host.host_worker import call_inputs
 
 UNITS = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
 
@@ -61,7 +61,7 @@ def _row(bundle: Bundle, settings: Settings, variant: Variant, call: Call, unit:
         began = time.perf_counter_ns()
         model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[unit])
         load = time.perf_counter_ns() - began
-        feed = golden_inputs(bundle)[component]
+        feed = call_inputs(bundle, call)
         began = time.perf_counter_ns()
         [output] = model.predict(feed).values()
         first = time.perf_counter_ns() - began
