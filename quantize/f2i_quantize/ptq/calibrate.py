@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from f2i_runtime.errors import CheckpointError
 from f2i_runtime.metrics.fidelity import ErrorSums
 from torch import Tensor, nn
 
 from f2i_quantize.models.whole_model import ComponentGraph
 from f2i_quantize.ptq import gptq, qdq
 from f2i_quantize.ptq.calibration_tiles import CalibrationSet
-from f2i_quantize.ptq.observe import ActivationObserver, weight_integers, weight_scale
+from f2i_quantize.ptq.observe import ActivationObserver, bounded_scale, weight_integers, weight_scale
 from f2i_quantize.ptq.quantized import FLOAT, Quantized, apply_weights, layer_tensors, simulated
 from f2i_quantize.ptq.recipe import Layer, Recipe, Rule
 from f2i_quantize.ptq.smooth import smooth
 
+NOT_FINITE = "no scale can be found from that: check the checkpoint's weights and its normalization, or calibrate on other photos"
 CHECK_TILES = 4
 """Tiles on which the simulated graph is compared with the float one for the report."""
 
@@ -44,13 +46,15 @@ def drawn_noise(graph: ComponentGraph, seed: int) -> dict[str, Tensor]:
 def component_inputs(
     graph: ComponentGraph, modules: dict[str, nn.Module], shots: CalibrationSet, extra: dict[str, Tensor], progress: Progress
 ) -> list[ComponentInputs]:
-    """What every call of every component is given on the calibration tiles, in float."""
+    """What every call of every component is given on the calibration tiles, in float. Raises CheckpointError where what it gives is not finite."""
     collected: dict[str, list[tuple[Tensor, ...]]] = {name: [] for name in modules}
     for k, shot in enumerate(shots.tiles):
         tensors = graph.run(torch.from_numpy(shot), extra)
         for call in graph.calls:
             names = graph.components[call.component].inputs
             collected[call.component].append(tuple(tensors[call.arguments[n]] for n in names))
+            if not torch.isfinite(tensors[call.result]).all():
+                raise CheckpointError(f"{call.component}: its float output is not finite on calibration tile {k + 1}; {NOT_FINITE}")
         progress("float pass", k + 1, len(shots.tiles))
     return [ComponentInputs(name, module, tuple(collected[name])) for name, module in modules.items()]
 
@@ -82,6 +86,9 @@ def calibrate_component(part: ComponentInputs, rules: dict[str, Rule], recipe: R
     parameters = dict(module.named_parameters(remove_duplicate=False))  # an upsampling's four phases share one bias
     for layer in prepared.layers.values():
         layer.weight.scale = weight_scale(parameters[f"{layer.layer.path}.weight"], recipe.weight_observer)
+        if layer.input is not None and layer.output is not None:
+            bias = parameters.get(f"{layer.layer.path}.bias")
+            layer.weight.scale = bounded_scale(layer.weight.scale, bias, layer.input.scale, layer.output.scale)
     integers = _rounded(part, module, prepared, recipe, progress)
     biases: dict[str, Tensor] = {}
     for name, layer in prepared.layers.items():
@@ -107,7 +114,10 @@ def _rounded(part: ComponentInputs, module: nn.Module, prepared: qdq.Prepared, r
 
 
 def observe(prepared: qdq.Prepared, inputs: Sequence[Sequence[Tensor]], recipe: Recipe, progress: Callable[[int, int], None]) -> None:
-    """Two passes over the tiles (range, then histogram inside it), then every activation's scale and zero point."""
+    """Two passes over the tiles (range, then histogram inside it), then every activation's scale and zero point.
+
+    Raises CheckpointError, which names the layer, where an activation is NaN or infinite on a tile.
+    """
     observers = [o for layer in prepared.layers.values() for o in (layer.input, layer.output) if o is not None]
     if not observers:
         return
@@ -117,9 +127,17 @@ def observe(prepared: qdq.Prepared, inputs: Sequence[Sequence[Tensor]], recipe: 
         for k, tile in enumerate(inputs):
             prepared.run(tile)
             progress(turn * len(inputs) + k + 1, 2 * len(inputs))
+        _check_finite(prepared)
     for observer in dict.fromkeys(observers):
         observer.mode = "off"
         observer.solve(recipe.activation_observer, recipe.percentile)
+
+
+def _check_finite(prepared: qdq.Prepared) -> None:
+    for name, layer in prepared.layers.items():
+        for side, observer in (("input", layer.input), ("output", layer.output)):
+            if observer is not None and not observer.finite:
+                raise CheckpointError(f"{name}: its {side} is NaN or infinite on the calibration tiles; {NOT_FINITE}")
 
 
 def corrected_bias(weight: Tensor, integers: Tensor, scale: Tensor, bias: Tensor, observer: ActivationObserver) -> Tensor:

@@ -6,6 +6,7 @@ with ties to even, as ``quantized_decomposed`` defines it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -26,6 +27,12 @@ RANGES: dict[str, tuple[torch.dtype, int, int, torch.qscheme]] = {
 SYMMETRIC_HEADROOM = 2.0
 """int16 steps are so fine that a photo outside the calibrated range costs far more (clipping: 41 dB became 22 on a photo that was not among
 the calibration's) than one bit of resolution."""
+SMALLEST_RANGE = 2.0**-12
+"""The smallest range that an activation's integers span: below it steps are under 1e-6, which the epsilon of a norm hides and fp16 cannot store."""
+LARGEST_BIAS = 2.0**30
+"""The most int32 steps of a bias, half of what an int32 holds: the sum of products is added to it."""
+SMALLEST_STEP = 2.0**-24
+"""The smallest step of a layer's sums in steps of its output. Engines multiply sums by that ratio as an integer and a shift."""
 _SHRINKS = torch.linspace(1.0, 0.2, 33)
 """Fractions of the full range that the mean-squared-error search tries at each end."""
 
@@ -48,6 +55,7 @@ class ActivationObserver(ObserverBase):
         self.quant_min, self.quant_max, self.qscheme = quant_min, quant_max, qscheme
         self.mode: Mode = "off"
         self.low, self.high = float("inf"), float("-inf")
+        self.finite = True
         self.histogram = torch.zeros(BINS, dtype=torch.float64)
         self.channel_axis: int | None = None
         self.channel_sum: Tensor | None = None
@@ -65,8 +73,9 @@ class ActivationObserver(ObserverBase):
         return x
 
     def _measure(self, x: Tensor) -> None:
-        low, high = torch.aminmax(x)
-        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        low, high = (float(value) for value in torch.aminmax(x))
+        self.finite = self.finite and math.isfinite(low) and math.isfinite(high)
+        self.low, self.high = min(self.low, low), max(self.high, high)
         if self.channel_axis is None:
             return
         channels = x.movedim(self.channel_axis, -1).reshape(-1, x.shape[self.channel_axis])
@@ -82,13 +91,15 @@ class ActivationObserver(ObserverBase):
         return (self.channel_sum / max(1, self.channel_count)).float()
 
     def solve(self, method: str, percentile: float) -> None:
-        """Set scale and zero point from what was seen. Zero is always representable."""
-        low, high = SOLVERS[method](self, percentile)
+        """Sets scale and zero point from what was seen. Zero is always representable; what was always zero gets the range from 0 to 1."""
+        low, high = SOLVERS[method if self.high > self.low else "minmax"](self, percentile)
         low, high = min(low, 0.0), max(high, 0.0)
+        if low == high:
+            high = 1.0
         if self.qscheme == torch.per_tensor_symmetric:
-            self.scale, self.zero_point = SYMMETRIC_HEADROOM * max(-low, high, 1e-12) / self.quant_max, 0
+            self.scale, self.zero_point = SYMMETRIC_HEADROOM * max(-low, high, SMALLEST_RANGE) / self.quant_max, 0
             return
-        self.scale = max(high - low, 1e-12) / (self.quant_max - self.quant_min)
+        self.scale = max(high - low, SMALLEST_RANGE) / (self.quant_max - self.quant_min)
         self.zero_point = int(min(max(round(self.quant_min - low / self.scale), self.quant_min), self.quant_max))
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
@@ -168,9 +179,13 @@ def fake_quantize_weight(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def weight_scale(weight: Tensor, method: Literal["minmax", "mse"]) -> Tensor:
-    """Scale of each output channel (axis 0), float32 (channels,): the largest magnitude over 127, or the shrunken one of least squared error."""
+    """Scale of each output channel (axis 0), float32 (channels,): the largest magnitude over 127, or the shrunken one of least squared error.
+
+    A channel of zeros gets the largest scale of the others, 1/127 where all are zero.
+    """
     rows = weight.detach().reshape(weight.shape[0], -1)
-    full = rows.abs().amax(1).clamp_min(1e-12) / WEIGHT_MAX
+    full = rows.abs().amax(1) / WEIGHT_MAX
+    full = full.where(full > 0, full.max() if full.max() > 0 else 1 / WEIGHT_MAX)
     if method == "minmax":
         return full
     best, least = full.clone(), torch.full_like(full, float("inf"))
@@ -180,6 +195,18 @@ def weight_scale(weight: Tensor, method: Literal["minmax", "mse"]) -> Tensor:
         better = error < least
         best[better], least[better] = scale[better], error[better]
     return best
+
+
+def bounded_scale(scale: Tensor, bias: Tensor | None, input_scale: float, output_scale: float) -> Tensor:
+    """Returns weight scales (channels,), raised where a channel's sums would have steps too fine for engines with integer kernels.
+
+    A step is input scale times weight scale. Its bias must fit into :data:`LARGEST_BIAS` steps, and a step must be at least :data:`SMALLEST_STEP` of the
+    output's. Both bounds are met by every channel whose weights are not negligible beside its bias and its layer's output.
+    """
+    least = torch.full_like(scale, SMALLEST_STEP * output_scale / input_scale)
+    if bias is not None:
+        least = torch.maximum(least, bias.detach().abs().to(scale) / (LARGEST_BIAS * input_scale))
+    return torch.maximum(scale, least)
 
 
 def weight_integers(weight: Tensor, scale: Tensor) -> Tensor:

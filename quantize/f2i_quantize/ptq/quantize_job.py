@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from f2i_runtime.errors import UsageError
+from f2i_runtime.errors import CheckpointError, UsageError
 from f2i_runtime.files import atomic_directory, write_json
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,8 +37,8 @@ from f2i_quantize.ptq.recipe import Qat, Recipe, Rule
 from f2i_quantize.rewrites.passes import rewritten
 from f2i_quantize.rewrites.split_skips import SplitSkipResnet
 
-TEST_TILES = 4
-"""The number of tiles on which the output of the whole model is compared with the float model's. They are not among the calibration tiles."""
+LEAST_SQNR_DB = 12.0
+"""The SQNR that the output of trained weights must keep on tiles that calibration did not see. Less is no approximation: a quarter of the signal is error."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def quantize_checkpoint(options: QuantizeOptions, progress: Progress = lambda *_
     """Write ``options.out``: the checkpoint's float parts and its quantization. Returns the calibration record.
 
     With ``target_psnr`` in the recipe, the layers to leave float are chosen by measuring (:mod:`f2i_quantize.ptq.mixed`) and stored as rules.
-    A checkpoint that is quantized to other precisions keeps them. A run that was killed goes on after the last finished component. Raises UsageError for a
-    recipe or photos that do not fit, and when ``out`` exists.
+    A checkpoint that is quantized to other precisions keeps them. A run that was killed goes on after the last finished component. It ends with a check on
+    tiles that calibration did not see. Raises UsageError for a recipe or photos that do not fit, and when ``out`` exists, CheckpointError for activations
+    that are not finite and for an output that fails the check; then nothing is written.
     """
     if options.out.exists():
         raise UsageError(f"{options.out}: it exists already; choose another folder or remove it")
@@ -126,6 +128,8 @@ def quantize_checkpoint(options: QuantizeOptions, progress: Progress = lambda *_
         )
     if options.recipe.qat is not None:
         subject, more["qat"] = fine_tuned(subject, options.recipe.qat, progress)
+    error = output_error(subject, progress) if subject.integers() else None
+    check_error(subject, error)
     record: dict[str, Any] = {
         "photos": "scikit-image samples" if options.photos is None else "folder",
         "images": list(subject.shots.images),
@@ -135,7 +139,8 @@ def quantize_checkpoint(options: QuantizeOptions, progress: Progress = lambda *_
         "observer": options.recipe.activation_observer,
         "checkpoint_sha256": checkpoint_files.checkpoint_sha256(options.checkpoint),
         "simulated_sqnr_db": subject.sqnr,
-        "simulated_psnr_db": output_error(subject, progress).psnr_db() if subject.integers() else None,
+        "simulated_psnr_db": None if error is None else error.psnr_db(),
+        "unseen_tiles": len(subject.shots.unseen),
         **more,
     }
     _save(options, subject.model, Quantized(subject.recipe, subject.rules, record, subject.tensors))
@@ -208,9 +213,24 @@ def output_error(subject: Subject, progress: Progress) -> sensitivity.OutputErro
     return workbench(subject, _test_tiles(subject), progress).error(subject.integers())
 
 
+def check_error(subject: Subject, error: sensitivity.OutputError | None) -> None:
+    """Raises CheckpointError where the quantized output is no approximation of the float one; random weights are only asked for finite numbers."""
+    if error is None:
+        return
+    sqnr = error.sqnr_db()
+    if math.isfinite(error.mse) and (sqnr is None or sqnr >= LEAST_SQNR_DB or not subject.model.config.trained):
+        return
+    worst = min(((db, name) for name, db in subject.sqnr.items() if db is not None), default=None)
+    where = "" if worst is None else f" ({worst[1]} alone: {worst[0]:.1f} dB on the calibration tiles)"
+    raise CheckpointError(
+        f"{subject.options.checkpoint}: on {len(subject.shots.unseen)} tiles that calibration did not see the quantized output has an SQNR of "
+        f"{'nan' if sqnr is None else format(sqnr, '.1f')} dB to the float one{where}, expected at least {LEAST_SQNR_DB:g}; calibrate on photos like those "
+        f"it will be given, or keep layers in float with --recipe w8a8-mixed"
+    )
+
+
 def _test_tiles(subject: Subject) -> list[Tensor]:
-    count = min(TEST_TILES, subject.recipe.tiles)
-    return [torch.from_numpy(t) for t in calibration_set(subject.options.photos, subject.tile, count, subject.recipe.seed + 1).tiles]
+    return [torch.from_numpy(tile) for tile in subject.shots.unseen]
 
 
 def workbench(subject: Subject, tiles: list[Tensor], progress: Progress) -> sensitivity.Workbench:

@@ -29,6 +29,8 @@ from f2i_quantize.ptq.recipe import Recipe, Rule
 from f2i_quantize.rewrites.passes import shared_copy
 
 FLOAT = "float:"
+INT32_MAX = 2**31 - 1
+AGAIN = "engines hold it as int32: quantize the checkpoint again with this version"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def apply_weights(module: nn.Module, component: str, tensors: Mapping[str, Tenso
     """A copy of a rewritten component whose quantized weights and biases lie on their grids, with smoothed float weights.
 
     Engines with integer kernels hold a bias as int32 in steps of input scale times weight scale; so does every graph made of this copy.
+    Raises CheckpointError where a bias does not fit, or where a shape is another model's.
     """
     copy = shared_copy(module)
     for name, value in tensors.items():
@@ -109,7 +112,12 @@ def apply_weights(module: nn.Module, component: str, tensors: Mapping[str, Tenso
         bias = getattr(copy.get_submodule(layer.split("/", 1)[1]), "bias", None)
         if bias is not None:
             step = tensors[f"{layer}.weight_scale"] * tensors[name].float()
-            _set(copy, f"{layer.split('/', 1)[1]}.bias", (bias / step).round() * step)
+            steps = (bias / step).round()
+            if not float(steps.abs().max()) <= INT32_MAX:
+                raise CheckpointError(
+                    f"{layer}: its bias takes {float(steps.abs().max()):.1e} steps, expected at most {INT32_MAX}; {AGAIN}"
+                )
+            _set(copy, f"{layer.split('/', 1)[1]}.bias", steps * step)
     return copy
 
 
