@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ from torch import nn
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from f2i_quantize.models import presets
-from f2i_quantize.models.checkpoint_files import INDEX, PIPELINE, WEIGHTS, find_folder, first_line, read_json, weights_file
+from f2i_quantize.models.checkpoint_files import INDEX, PIPELINE, WEIGHTS, find_folder, first_line, read_json, weights_files
 from f2i_quantize.models.config import PARTS, PixelCodecConfig, ProjectorConfig
-from f2i_quantize.models.description import read_class, read_config
+from f2i_quantize.models.description import read_class, read_config, read_settings
 from f2i_quantize.models.parts import PixelCodec, TokenProjector
 from f2i_quantize.models.whole_model import F2IModel
 
@@ -149,7 +150,7 @@ def load(source: str | Path, only: Collection[str] = PARTS) -> F2IModel:
 def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool) -> Any:
     kind = PART_CLASSES[name][read_class(folder, name, index)]
     config_path = folder / name / "config.json"
-    config = read_json(config_path)
+    config = read_settings(config_path, index[name][1])
     try:
         with torch.device("meta" if kind.weights else "cpu"):
             part = kind.build(config)
@@ -162,25 +163,29 @@ def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool)
 
 def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], folder: Path) -> nn.Module:
     """Weights into a module built on the meta device; only tensors that no file holds (buffers computed by the constructor) are built again."""
-    path = weights_file(folder, str(kind.weights))
+    paths = weights_files(folder, str(kind.weights))
+    path = paths[0] if len(paths) == 1 else folder
     expected = {k: tuple(v.shape) for k, v in part.state_dict().items()}
     tensors: dict[str, torch.Tensor] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            keys = dict(entry for k in file.keys() for entry in _entries(kind, k))  # noqa: SIM118 - a file is not a dictionary
+        with ExitStack() as stack:
+            files = {name: file for p in paths for file in [stack.enter_context(safe_open(p, framework="pt"))] for name in file.keys()}  # noqa: SIM118 - a file is not a dictionary
+            keys = dict(entry for k in files for entry in _entries(kind, k))
             for key in sorted(expected.keys() - keys.keys()):
                 raise CheckpointError(f"{path}: key {key!r} is missing, expected shape {expected[key]}")
             for key in sorted(keys.keys() - expected.keys()):
+                stored = keys[key][0]
                 raise CheckpointError(
-                    f"{path}: key {keys[key][0]!r} of shape {tuple(file.get_slice(keys[key][0]).get_shape())} is not part of the model its config.json describes"
+                    f"{path}: key {stored!r} of shape {tuple(files[stored].get_slice(stored).get_shape())} is not part of the model its config.json describes"
                 )
             for key, (stored, half) in sorted(keys.items()):
-                got = tuple(file.get_slice(stored).get_shape())
+                got = tuple(files[stored].get_slice(stored).get_shape())
                 if half is not None:
                     got = (got[0] // 2, *got[1:])
                 if got != expected[key]:
                     raise CheckpointError(f"{path}: key {key!r} has shape {got}, expected {expected[key]}")
-                tensor = file.get_tensor(stored) if half is None else file.get_tensor(stored).chunk(2)[half].contiguous()
+                tensor = files[stored].get_tensor(stored)
+                tensor = tensor if half is None else tensor.chunk(2)[half].contiguous()
                 tensors[key] = tensor.float() if tensor.is_floating_point() else tensor
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path}: not a readable safetensors file: {first_line(e)}") from e

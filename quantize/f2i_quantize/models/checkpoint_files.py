@@ -31,6 +31,8 @@ WEIGHTS: dict[str, str | None] = {
 """Class of a part → the file of its weights; none where it has no weights."""
 INDEX, PIPELINE = "model_index.json", "F2IPipeline"
 """The file that names a checkpoint's parts, and the class that it names as a whole."""
+VARIANTS = (".fp16", ".bf16")
+"""What hubs put before the suffix of weights stored in half precision. They are read where there are no others; all are computed with in float32."""
 LARGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library itself."""
 
@@ -83,14 +85,49 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def weights_file(folder: Path, name: str) -> Path:
-    """Returns the weights' path in a part's ``folder``. Raises CheckpointError where it is missing, naming pickles that lie there instead."""
+def weights_files(folder: Path, name: str) -> tuple[Path, ...]:
+    """Returns the files of a part's weights in its ``folder``: ``name``, else the shards that its index names, else the same of a half-precision variant.
+
+    Raises CheckpointError where there are none, naming pickles and other variants that lie there instead, or where a shard is missing.
+    """
+    stem = name.removesuffix(".safetensors")
+    for variant in ("", *VARIANTS):
+        whole, index = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
+        if whole.is_file():
+            return (whole,)
+        if index.is_file():
+            return _shards(index)
     path = folder / name
-    if not path.is_file():
-        others = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.ckpt"))
-        why = f"; found {', '.join(others)}, but pickled weights are never read: convert them to safetensors" if others else ""
-        raise CheckpointError(f"{path}: missing{why}")
-    return path
+    others = sorted(p.name for pattern in ("*.bin", "*.ckpt", "*.pt", "*.pth") for p in folder.glob(pattern))
+    variants = sorted(p.name for p in folder.glob("*.safetensors"))
+    if others:
+        raise CheckpointError(
+            f"{path}: missing; found {', '.join(others)}, but pickled weights are never read: convert them to safetensors"
+        )
+    if variants:
+        raise CheckpointError(f"{path}: missing; found {', '.join(variants[:4])}: rename the one that is wanted to {name}")
+    raise CheckpointError(f"{path}: missing")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """Returns the files that an index names, after checking that each of its tensors is in the file that it says."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+        raise CheckpointError(f"{index}: it has no weight_map of tensor names to files, as diffusers and transformers write it")
+    held: dict[str, str] = {}
+    for file in sorted(set(places.values())):
+        if Path(file).name != file or not file.endswith(".safetensors") or "\\" in file:
+            raise CheckpointError(f"{index}: it names {file!r}, expected the name of a safetensors file beside it")
+        if not (index.parent / file).is_file():
+            raise CheckpointError(f"{index.parent / file}: missing; {index.name} names it: copy the checkpoint again")
+        for key in tensor_shapes(index.parent / file):
+            if key in held:
+                raise CheckpointError(f"{index.parent / file}: key {key!r} is in {held[key]} as well; copy the checkpoint again")
+            held[key] = file
+    for key, file in places.items():
+        if held.get(key) != file:
+            raise CheckpointError(f"{index}: it says that key {key!r} is in {file}, which does not hold it; copy the checkpoint again")
+    return tuple(index.parent / file for file in sorted(set(places.values())))
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from f2i_quantize.models import checkpoint_files, presets
 from f2i_quantize.models.config import CODEC, ENCODER, PARTS, PROJECTOR, UNET, ModelConfig, PixelCodecConfig, ProjectorConfig
 from f2i_quantize.models.geometry import Geometry
+from f2i_quantize.models.part_keys import check_keys
 
 CLASSES: dict[str, tuple[str, ...]] = {
     UNET: ("UNet2DConditionModel",),
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "Dinov2WithRegistersModel": {"hidden_size": 768, "patch_size": 16},
 }
 """What the libraries take for keys that a ``config.json`` leaves out, of those that are needed here."""
+SCHEDULER = "scheduler"
 ONE_SIDED = {"codec_encoder": ("decoder.", "post_quant_conv."), "codec_decoder": ("encoder.", "quant_conv.")}
 """Component → beginnings of the codec's tensors that its graph does not hold."""
 
@@ -72,7 +74,7 @@ def describe(source: str | Path) -> Description:
     index = checkpoint_files.read_json(folder / "model_index.json")
     config = read_config(folder, index)
     classes = {part: read_class(folder, part, index) for part in PARTS}
-    settings = {part: _settings(folder / part / "config.json", kind) for part, kind in classes.items()}
+    settings = {part: read_settings(folder / part / "config.json", kind) for part, kind in classes.items()}
     geometry = _geometry(config, classes, settings)
     try:
         geometry.check_fit(folder)
@@ -83,9 +85,18 @@ def describe(source: str | Path) -> Description:
 
 
 def read_config(folder: Path, index: Mapping[str, Any]) -> ModelConfig:
-    """Returns the model's own scalars out of its ``model_index.json``. Raises CheckpointError naming the first wrong key."""
+    """Returns the model's own scalars out of its ``model_index.json``. Raises CheckpointError naming the first wrong key.
+
+    Parts that are ``[null, null]`` are absent, as in Diffusers. A scheduler is how others draw the steps; here ``steps`` says what they compute.
+    """
+    scalars = {k: v for k, v in index.items() if k not in (*PARTS, SCHEDULER) and not k.startswith("_") and v != [None, None]}
+    if index.get(SCHEDULER, [None, None]) != [None, None] and "steps" not in index:
+        raise CheckpointError(
+            f"{folder / 'model_index.json'}: it names a scheduler but no steps; add 'steps', a list with the timestep, keep and add of each step "
+            "that the scheduler makes"
+        )
     try:
-        return ModelConfig(**{k: v for k, v in index.items() if k not in PARTS and not k.startswith("_")})
+        return ModelConfig(**scalars)
     except ValidationError as e:
         raise CheckpointError(f"{folder / 'model_index.json'}: {checkpoint_files.first_line(e)}") from e
 
@@ -102,8 +113,10 @@ def read_class(folder: Path, part: str, index: Mapping[str, Any]) -> str:
     return str(entry[1])
 
 
-def _settings(path: Path, kind: str) -> dict[str, Any]:
+def read_settings(path: Path, kind: str) -> dict[str, Any]:
+    """Returns the configuration of a part of class ``kind``. Raises CheckpointError, which names the key, for one that would not be computed with."""
     config = checkpoint_files.read_json(path)
+    check_keys(path, kind, config)
     own = {"TokenProjector": ProjectorConfig, "PixelCodec": PixelCodecConfig}.get(kind)
     try:
         return own(**config).model_dump() if own else config
@@ -120,8 +133,8 @@ def _parameters(folder: Path, geometry: Geometry) -> dict[str, int]:
     sizes: dict[str, dict[str, int]] = {}
     for part, kind in geometry.classes.items():
         file = checkpoint_files.WEIGHTS[kind]
-        shapes = checkpoint_files.tensor_shapes(checkpoint_files.weights_file(folder / part, file)) if file else {}
-        sizes[part] = {name: math.prod(shape) for name, shape in shapes.items()}
+        files = checkpoint_files.weights_files(folder / part, file) if file else ()
+        sizes[part] = {name: math.prod(shape) for path in files for name, shape in checkpoint_files.tensor_shapes(path).items()}
     whole = {part: sum(tensors.values()) for part, tensors in sizes.items()}
     found = {"feature_encoder": whole[ENCODER] + whole[PROJECTOR], "unet": whole[UNET]}
     for component, others in ONE_SIDED.items():

@@ -40,7 +40,7 @@ class Geometry:
         if self.is_pixel():
             return int(codec.factor)
         kl = self.classes[CODEC] == "AutoencoderKL"
-        downscale = 2 ** (len(codec.block_out_channels) - 1) if kl else 2 ** sum(n > 1 for n in codec.num_encoder_blocks)
+        downscale = 2 ** (len(codec.block_out_channels) - 1) if kl else 2 ** (len(codec.num_encoder_blocks) - 1)
         factor, rest = divmod(downscale, self.config.scale)
         if rest or factor < 1:
             raise CheckpointError(

@@ -174,11 +174,9 @@ class CodecEncoder(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         image = self.enlarge(lr) * 2.0 - 1.0
-        if isinstance(self.codec, AutoencoderTiny):
-            return self.codec.encode(image).latents * self.codec.config.scaling_factor
-        moments = self.codec.encode(image).latent_dist.mean
-        shift = self.codec.config.shift_factor or 0.0
-        return (moments - shift) * self.codec.config.scaling_factor
+        encoded = self.codec.encode(image)
+        latent = encoded.latents if isinstance(self.codec, AutoencoderTiny) else encoded.latent_dist.mean
+        return (latent - (self.codec.config.shift_factor or 0.0)) * self.codec.config.scaling_factor
 
 
 class CodecDecoder(nn.Module):
@@ -195,6 +193,8 @@ class CodecDecoder(nn.Module):
 
 def unet_with_embedding(unet: UNet2DConditionModel, sample: Tensor, time_embedding: Tensor | None, context: Tensor) -> Tensor:
     """``UNet2DConditionModel.forward`` from its time embedding on (the embedding's own MLP is a constant per step)."""
+    if unet.config.center_input_sample:
+        sample = 2 * sample - 1.0
     sample = unet.conv_in(sample)
     residuals = [sample]
     for block in unet.down_blocks:
@@ -313,4 +313,5 @@ def time_embeddings(unet: UNet2DConditionModel, steps: Sequence[Step]) -> Iterat
     """The UNet's time embedding (1, features) of every step."""
     for step in steps:
         sinusoid = unet.time_proj(torch.tensor([step.timestep]))
-        yield unet.time_embedding(sinusoid.to(next(unet.parameters())))
+        embedding = unet.time_embedding(sinusoid.to(next(unet.parameters())))
+        yield embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)
