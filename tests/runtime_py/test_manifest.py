@@ -10,8 +10,10 @@ from f2i_runtime.bundle.manifest import parse_manifest
 from f2i_runtime.bundle.store import Bundle, load_array, open_bundle, verify
 from f2i_runtime.engines.session import open_session
 from f2i_runtime.errors import BundleError, UsageError
+from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.pipeline import choose_variant, open_pipeline
 from f2i_runtime.targets import EVERYTHING, REFERENCE, Selection, Variant
+from hub_cache import as_snapshot
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +179,77 @@ def test_an_accelerator_that_the_target_does_not_have(tiny_bundle):
     artifact = open_bundle(tiny_bundle).manifest.artifacts[0]
     with pytest.raises(UsageError, match="accelerator 'hexagon' is not available for onnx; it has cpu"):
         open_session(Variant("onnx", "fp32", "hexagon"), tiny_bundle / artifact.path, component="unet", inputs={})
+
+
+@pytest.fixture
+def snapshot(bundle_copy, tmp_path):
+    """The bundle as a hub's cache holds it."""
+    return as_snapshot(bundle_copy, tmp_path / "hub")
+
+
+def test_a_snapshot_of_a_hub_is_a_bundle(snapshot, tiny_bundle):
+    bundle, plain = open_bundle(snapshot), open_bundle(tiny_bundle)
+    assert verify(bundle) == verify(plain)
+    [(_, tile)] = sample_tiles(32, 1)
+    for variant in plain.manifest.variants():
+        with open_pipeline(bundle, variant) as linked, open_pipeline(plain, variant) as copied:
+            np.testing.assert_array_equal(linked.tile(tile), copied.tile(tile), err_msg=str(variant))
+
+
+def test_a_link_through_a_folder_to_the_snapshot_is_followed(snapshot, tmp_path):
+    (tmp_path / "mine").symlink_to(snapshot)
+    assert verify(open_bundle(tmp_path / "mine")) > 0
+
+
+ESCAPES = {
+    "another place": lambda repository, other: other,
+    "the repository itself": lambda repository, other: repository / "refs.npy",
+    "below the store": lambda repository, other: repository / "blobs" / "deep" / "x.npy",
+    "another snapshot": lambda repository, other: repository / "snapshots" / "2" / "x.npy",
+    "another repository's store": lambda repository, other: repository.with_name("models--other") / "blobs" / ("a" * 64),
+}
+
+
+@pytest.mark.parametrize("place", ESCAPES)
+@pytest.mark.parametrize("through", [False, True])
+def test_a_link_out_of_a_snapshot_is_refused(snapshot, tmp_path, place, through):
+    """Also where the store holds the link that leads out."""
+    repository = snapshot.parents[1]
+    link = snapshot / "golden" / "portrait" / "lr.npy"
+    target = ESCAPES[place](repository, tmp_path / "elsewhere.npy")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(link.read_bytes())
+    if through:
+        blob = repository / "blobs" / ("b" * 64)
+        blob.symlink_to(target)
+        target = blob
+    link.unlink()
+    link.symlink_to(target)
+    with pytest.raises(BundleError, match="leads outside the bundle"):
+        verify(open_bundle(snapshot))
+
+
+def test_a_store_that_is_a_link_is_no_store(snapshot, tmp_path):
+    store = snapshot.parents[1] / "blobs"
+    store.rename(tmp_path / "elsewhere")
+    store.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="leads outside the bundle"):
+        verify(open_bundle(snapshot))
+
+
+def test_what_an_artifact_s_path_names_must_be_hashed(text, bundle_copy):
+    data = json.loads(text)
+    for number, artifact in enumerate(data["artifacts"]):
+        for path in ("other/model.bin", artifact["path"] + "x", artifact["path"][:-1]):
+            with pytest.raises(BundleError, match="its path is not among its hashed files") as caught:
+                parse_manifest(changed(text, ("artifacts", number, "path"), path), "m")
+            assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_a_package_that_the_manifest_does_not_list_is_refused_when_it_is_opened(bundle_copy):
+    bundle = open_bundle(bundle_copy)
+    artifact = bundle.manifest.artifact("unet", Variant("coreml", "fp32"))
+    stray = bundle.artifact_path(artifact) / "Data" / "stray.bin"
+    stray.write_bytes(b"?")
+    with pytest.raises(BundleError, match=r"stray\.bin: the manifest does not list it"):
+        bundle.artifact_path(artifact)

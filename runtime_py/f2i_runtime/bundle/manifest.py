@@ -186,6 +186,12 @@ class Artifact(Record):
     stages: tuple[Stage, ...] = ()
     tool_versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _hashed(self) -> Artifact:
+        if not any(record.path == self.path or record.path.startswith(f"{self.path}/") for record in self.files):
+            raise ValueError(f"artifact {self.path}: its path is not among its hashed files")
+        return self
+
     @property
     def variant(self) -> Variant:
         """What the artifact is an artifact of."""

@@ -14,6 +14,7 @@ import numpy as np
 from f2i_runtime.bundle.manifest import Artifact, FileRecord, Manifest, parse_manifest
 from f2i_runtime.errors import BundleError, UsageError
 from f2i_runtime.files import FolderKind, is_litter, sha256_file
+from f2i_runtime.hub_layout import stays_inside
 from f2i_runtime.text_files import read_text_file
 
 MANIFEST = "manifest.json"
@@ -28,17 +29,27 @@ class Bundle:
     manifest: Manifest
 
     def path(self, relative: str) -> Path:
-        """Returns the absolute path of a file or package of the bundle. Raises BundleError when a link leads out of the bundle."""
-        path = (self.root / relative).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        """Returns the absolute path of a file or package of the bundle, by its own name also where it is a link into a hub's store.
+
+        Raises BundleError when a link leads to another place.
+        """
+        path = self.root.resolve() / relative
+        if not stays_inside(self.root, path):
             raise BundleError(f"{self.root / relative}: it leads outside the bundle; bundles hold no links to other places")
         return path
 
     def artifact_path(self, artifact: Artifact) -> Path:
-        """Returns the path of an artifact after checking that each of its files is present and has the recorded size and hash."""
+        """Returns the path of an artifact after checking that each of its files is present and has the recorded size and hash.
+
+        Raises BundleError, also for a file in the artifact's folder that the manifest does not list: an engine would open it.
+        """
         for record in artifact.files:
             self.check(record)
-        return self.path(artifact.path)
+        path, listed = self.path(artifact.path), {record.path for record in artifact.files}
+        for name in _present(self, artifact.path):
+            if name not in listed and (not is_litter(name) or (self.root / name).is_symlink()):
+                raise BundleError(f"{self.root / name}: the manifest does not list it; remove it or export the bundle again")
+        return path
 
     def check(self, record: FileRecord) -> Path:
         """Returns the path of a file after checking its size and SHA-256. Raises BundleError."""
@@ -113,8 +124,10 @@ def litter(bundle: Bundle) -> list[str]:
     return [name for name in _present(bundle) if is_litter(name) and name not in known and not (bundle.root / name).is_symlink()]
 
 
-def _present(bundle: Bundle) -> list[str]:
-    return [p.relative_to(bundle.root).as_posix() for p in sorted(bundle.root.rglob("*")) if p.is_file() or p.is_symlink()]
+def _present(bundle: Bundle, folder: str = ".") -> list[str]:
+    """The files and links below a folder of the bundle, by their paths in it."""
+    inside = sorted((bundle.root / folder).rglob("*"))
+    return [p.relative_to(bundle.root).as_posix() for p in inside if p.is_file() or p.is_symlink()]
 
 
 def verify(bundle: Bundle, progress: Callable[[int, int], None] | None = None) -> int:

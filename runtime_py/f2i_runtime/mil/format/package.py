@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from f2i_runtime.errors import MilError, MissingPackageError, UsageError
+from f2i_runtime.hub_layout import stays_inside
 from f2i_runtime.mil.format.blob import WeightFile
 from f2i_runtime.text_files import decode_text
 
@@ -64,7 +65,7 @@ def confine(root: Path, name: str, where: str) -> Path:
     if not name or "\\" in name or "\0" in name or relative.is_absolute() or ".." in relative.parts:
         raise MilError(f"{where}: got path {name!r}, expected a relative path inside the package")
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not stays_inside(root, path):
         raise MilError(f"{where}: path {name!r} leads outside the package")
     return path
 
