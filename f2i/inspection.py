@@ -20,6 +20,8 @@ class ArtifactRow(VariantRow):
     ops: int
     delegated_share: float | None
     partitions: int | None
+    needs: str
+    """The oldest system that it runs on, such as ``iOS 18 (macOS 15)``; empty where it comes with the app's own runtime library, or was not recorded."""
     fallbacks: tuple[Fallback, ...]
     """Ops that stay outside the delegate."""
     ane: tuple[BrokenRule, ...] | None
@@ -46,6 +48,7 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
                 ops=a.delegation.ops,
                 delegated_share=a.delegation.delegated_share,
                 partitions=a.delegation.partitions,
+                needs=a.needs,
                 fallbacks=a.delegation.fallbacks,
                 ane=ane_findings(bundle, a),
             )

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def artifact_table(bundle: Bundle) -> Table:
     """One row per artifact: what it weighs and how much of it is delegated."""
-    table = Table(title=f"{bundle.root}: {bundle.manifest.name}, tile {bundle.manifest.tile.size}")
+    needs = dict.fromkeys(f"{a.target} {a.precision} needs {a.needs} or later" for a in bundle.manifest.artifacts if a.needs)
+    table = Table(title=f"{bundle.root}: {bundle.manifest.name}, tile {bundle.manifest.tile.size}", caption="\n".join(needs) or None)
     for column in ("target", "precision", "component", "MB", "ops", "delegated", "partitions", "SQNR dB"):
         table.add_column(column, justify="left" if column in {"target", "precision", "component"} else "right")
     for a in bundle.manifest.artifacts:

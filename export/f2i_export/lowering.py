@@ -77,6 +77,8 @@ def check_target(target: str, precisions: Sequence[str], options: Mapping[str, s
         if key not in record.options or (record.options[key].values and value not in record.options[key].values):
             known = "; ".join(f"{k}={'|'.join(o.values)}" for k, o in record.options.items()) or "none"
             raise UsageError(f"option {key}={value} is unknown for {target}; it takes: {known}")
+        for precision in precisions:
+            record.options[key].check(key, value, precision)
     if not record.converter.installed():
         raise MissingPackageError(record.converter.package, f"export to {target}", record.converter.extra)
     return record

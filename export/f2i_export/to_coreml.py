@@ -15,10 +15,10 @@ from f2i_quantize.rewrites.passes import EVERYWHERE, explicit_group_norm, scaled
 from f2i_runtime.bundle.manifest import CHUNKS, Delegation, Fallback, Gates
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.mil.judge.op_errors import base_name
+from f2i_runtime.targets import find_target
 
 from f2i_export.lowering import Converter, LoweringRequest
 
-MINIMUM_DEPLOYMENT_TARGET = "iOS18"
 DEBUG_FILE = "executorch_debug_handle_mapping.json"
 """coremltools writes it beside what the manifest lists, for a debugger of ExecuTorch's; of an int8 package it is a twelfth."""
 KEEP_MARGIN_DB = 1.0
@@ -30,7 +30,8 @@ def lower(request: LoweringRequest) -> Delegation:
 
     The option ``keep_fp32`` names ops (``COMPONENT:OP,…``) that an fp16 program computes in float32; ``auto`` finds the fewest that bring the
     component above its gate on the example. With the option ``split_above_mb`` a package of more than that many MB becomes a folder of two, which compute it one
-    after the other, and no program is kept beside it. Raises UsageError for an unknown op, ToolchainError when no choice of ops reaches the gate.
+    after the other, and no program is kept beside it. With the option ``ios`` it runs on systems as old as that.
+    Raises UsageError for an unknown op, ToolchainError when no choice of ops reaches the gate.
     """
     from f2i_runtime.mil.judge.source_program import save_source
 
@@ -91,7 +92,7 @@ def _convert(request: LoweringRequest, program: Any, kept: tuple[str, ...]) -> t
         outputs=[ct.TensorType(name=request.output)],
         convert_to="mlprogram",
         compute_precision=precision,
-        minimum_deployment_target=getattr(ct.target, MINIMUM_DEPLOYMENT_TARGET),
+        minimum_deployment_target=getattr(ct.target, f"iOS{request.options.get('ios', find_target('coreml').options['ios'].default)}"),
         skip_model_load=True,
     )
     if request.palettes:

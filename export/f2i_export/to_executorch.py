@@ -43,7 +43,7 @@ PASS_NEEDS: dict[str, tuple[str, ...]] = {
 
 
 COREML_MINIMUM = "iOS18"
-"""The oldest system that the Core ML delegate is built for; the same as :data:`f2i_export.to_coreml.MINIMUM_DEPLOYMENT_TARGET`."""
+"""The oldest system that the Core ML delegate is built for; the target's record says so of the option ``delegate``."""
 
 
 class _NoHistory(torch.fx.traceback.NodeSource):

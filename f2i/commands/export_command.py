@@ -32,6 +32,9 @@ def export(
         str | None, typer.Option(metavar="COMPONENT:OP,…", help="Core ML in fp16: the operations to keep in fp32, or auto.")
     ] = None,
     split_above_mb: Annotated[int | None, typer.Option(min=0, metavar="MB", help="Core ML: split larger packages into two.")] = None,
+    ios: Annotated[
+        int | None, typer.Option(min=16, max=18, help="Core ML: the oldest iOS that the packages must run on. Default: 18; w8a8 needs 17.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Child processes at a time. 0 takes one per core, as far as memory allows.")] = 0,
 ) -> None:
     """Export a checkpoint to every target: one bundle, complete or absent. An export that was killed goes on where it stopped.
@@ -44,6 +47,7 @@ def export(
     options: tuple[tuple[str, str], ...] = (("delegate", delegate),) if delegate != "xnnpack" else ()
     options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
     options += (("split_above_mb", str(split_above_mb)),) if split_above_mb is not None else ()
+    options += (("ios", str(ios)),) if ios is not None else ()
     with Steps(err) as steps:
         request = ExportOptions(
             checkpoint,

@@ -17,6 +17,7 @@ import functools
 import importlib
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from types import MappingProxyType, ModuleType
@@ -95,6 +96,18 @@ class Option:
     """The precisions it applies to; empty: all."""
     per_component: bool = False
     """Whether its value is ``auto`` or a list ``COMPONENT:OP,…`` of which an artifact is given the items of its own component."""
+    default: str = ""
+    """The value that an artifact has where the option is not given."""
+    needs: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Value → what a device must have at least to run the artifact, such as ``iOS 18``."""
+    least: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Precision → the first of ``values``, which are in rising order, that it can be expressed for."""
+
+    def check(self, name: str, value: str, precision: str) -> None:
+        """Raises UsageError for a value that a precision needs more than."""
+        least = self.least.get(precision)
+        if least is not None and self.values.index(value) < self.values.index(least):
+            raise UsageError(f"option {name}={value}: {precision} needs {self.needs.get(least, least)} or later; use --{name} {least}")
 
 
 @dataclass(frozen=True)
@@ -169,6 +182,11 @@ class Target:
     arm64: Arm64 | None = None
     """How the Python runner opens it under ARM64 emulation and on Android; None: it does not run there."""
 
+    def needs(self, options: Mapping[str, str]) -> str:
+        """Returns what a device must have at least to run an artifact exported with ``options``, such as ``iOS 18``; empty where nothing is known."""
+        found = [option.needs.get(options.get(name, option.default), "") for name, option in self.options.items()]
+        return ", ".join(text for text in found if text)
+
     @property
     def native_here(self) -> bool:
         """Whether this machine runs the target's own engine, so that its times mean something."""
@@ -184,6 +202,14 @@ _COREML_ENGINE = "f2i_runtime.engines.run_coreml"
 _TFLITE_ENGINE = "f2i_runtime.engines.run_tflite"
 _ONNX_ENGINE = "f2i_runtime.engines.run_onnx"
 
+_IOS = Option(
+    values=("16", "17", "18"),
+    default="18",
+    needs=MappingProxyType({"16": "iOS 16 (macOS 13)", "17": "iOS 17 (macOS 14)", "18": "iOS 18 (macOS 15)"}),
+    least=MappingProxyType(dict.fromkeys(INT8, "17")),
+)
+"""The oldest system that a Core ML package runs on. The ops that round activations to int8 are of iOS 17."""
+
 TARGETS: dict[str, Target] = {
     "coreml": Target(
         name="coreml",
@@ -195,7 +221,7 @@ TARGETS: dict[str, Target] = {
         distributions=("coremltools", "torch"),
         engine_distributions=("coremltools", "torch"),
         precisions=(*FLOAT, "w8", *INT8, *PALETTES),
-        options=MappingProxyType({"keep_fp32": Option(precisions=("fp16",), per_component=True), "split_above_mb": Option()}),
+        options=MappingProxyType({"keep_fp32": Option(precisions=("fp16",), per_component=True), "split_above_mb": Option(), "ios": _IOS}),
         ram_factor=2.5,
         half_inside=True,
         simulated_sqnr_gap_db=1.0,
@@ -215,7 +241,9 @@ TARGETS: dict[str, Target] = {
         distributions=("executorch", "torch"),
         engine_distributions=("executorch", "torch"),
         precisions=(*FLOAT, *INT8),
-        options=MappingProxyType({"delegate": Option(values=("xnnpack", "coreml", "vulkan"))}),
+        options=MappingProxyType(
+            {"delegate": Option(values=("xnnpack", "coreml", "vulkan"), needs=MappingProxyType({"coreml": "iOS 18 (macOS 15)"}))}
+        ),
         ram_factor=3.5,
         rank=2,
         # 1.4.1 wants torch 2.13, whose aarch64 build on PyPI needs CUDA; this pair runs the same files. The binding needs torch and numpy only.

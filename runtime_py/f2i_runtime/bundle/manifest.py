@@ -179,6 +179,8 @@ class Artifact(Record):
     path: BundlePath
     files: tuple[FileRecord, ...] = Field(min_length=1)
     options: dict[str, str] = {}
+    needs: str = ""
+    """The oldest system that it runs on, such as ``iOS 18 (macOS 15)``; empty where it comes with the app's own runtime library, or was not recorded."""
     rewrites: tuple[RewriteRecord, ...] = ()
     delegation: Delegation
     parity: Parity | None = None
