@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from f2i_bench.host.host_worker import call_inputs, golden_inputs
 from f2i_export.write_bundle import ExportOptions, export_bundle
 from f2i_quantize.models import checkpoint
+from f2i_runtime.bundle.store import load_array
 from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.pipeline import open_pipeline
 from f2i_runtime.targets import REFERENCE, TARGETS, Variant
@@ -36,6 +38,18 @@ def test_latent_model_with_steps_and_noise(cache, tmp_path):
     bundle = agree(FAMILIES["kl, three steps from noise, registers"](), tmp_path, ("onnx",), ("fp32",))
     calls = [c.component for c in bundle.manifest.dataflow]
     assert calls == ["feature_encoder", "codec_encoder", "unet", "unet", "unet", "codec_decoder"]
+    every_call_is_fed_its_own_inputs(bundle)
+
+
+def every_call_is_fed_its_own_inputs(bundle):
+    """A benchmark compares each call with that call's golden output, so each step must be given its own latent and time embedding."""
+    first = golden_inputs(bundle)
+    with open_pipeline(bundle, REFERENCE) as reference:
+        for call in bundle.manifest.dataflow:
+            inputs, expected = call_inputs(bundle, call), load_array(bundle.check(bundle.manifest.golden[0].tensors[call.result]))
+            np.testing.assert_allclose(reference.run(call.component, inputs), expected, atol=1e-4, err_msg=call.result)
+            if call.result == "latent_1":
+                assert all(np.array_equal(value, first["unet"][name]) for name, value in inputs.items())
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from f2i_runtime.mil.judge.weight_audit import own_weights_error
 from f2i_runtime.photo.samples import sample_tiles
 from f2i_runtime.targets import Variant
 from f2i_runtime.validation import coreml_findings as diagnose
+from f2i_runtime.validation.results import BadOpRow, KeptOps, OpError
 from f2i_runtime.validation.validate import validate
 from f2i_runtime.validation.validate_options import ValidateOptions
 from mil_programs import WEIGHTS, attribute, edit, rehash
@@ -240,6 +241,22 @@ def test_a_compressed_export_is_torch_with_the_decompressed_weights(kind, bundle
     inputs, expected = golden(bundle, "unet")
     (output,) = load(compressed)(inputs).values()
     assert own_weights_error(compressed, program, inputs) < 1e-3 < relative_l2(expected, output)
+
+
+def test_figures_that_are_not_finite_are_told_in_words():
+    """A reference that overflows has no largest value; telling it once failed on None."""
+    lost = OpError(
+        op="mul", name="mul_3", where="mul mul_3", node="mul_3", module="block (Block)", rel_l2=None, magnitude=None, reference_magnitude=None,
+        overflowed=4, underflowed=0,
+    )  # fmt: skip
+    row = BadOpRow(
+        target="coreml", precision="fp16", component="unet", compared=1, not_compared=0, sqnr_db=None, gate_db=None, worst=lost, first=lost,
+        first_accumulated=None, keep_fp32=KeptOps(ops=(), before_db=None, sqnr_db=None, reached=False),
+        changed_weights=(), changed_attributes=(),
+    )  # fmt: skip
+    text = "\n".join(diagnose.describe(row))
+    assert "SQNR not finite dB" in text and "largest value not finite, reference not finite, 4 overflowed" in text
+    assert "even with every op in fp32 SQNR is only not finite dB" in text
 
 
 def test_located_rows_are_told_in_words(bundle):
