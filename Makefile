@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench-mil bench-peers bench-scale docs first-look fuzz setup demo test test-slow check format mil-conformance clean
+.PHONY: bench-mil bench-npu bench-npu-truth bench-peers bench-scale docs first-look fuzz setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
@@ -53,6 +53,13 @@ bench-mil: $(READY)
 bench-peers: $(READY)
 	$(BIN)/f2i export nano --target executorch,tflite --precision fp32 --out demo-out/nano-fp32
 	$(BIN)/python -m f2i_bench.suites.peers demo-out/nano-fp32
+
+# Qualcomm's estimates for Snapdragon's NPU; Linux on x86-64 with Python 3.11 or later.
+bench-npu: $(READY)
+	$(BIN)/python -m f2i_bench.suites.npu_peers
+
+bench-npu-truth: $(READY)
+	$(BIN)/python -m f2i_bench.suites.estimate_truth
 
 fuzz: $(READY)
 	$(BIN)/python tests/helpers/fuzz.py --photos 10000 --manifests 1000

@@ -16,6 +16,7 @@ from f2i.commands.bench_command import bench
 from f2i.commands.demo_command import demo
 from f2i.commands.distill_command import distill
 from f2i.commands.doctor_command import doctor
+from f2i.commands.estimate_command import estimate
 from f2i.commands.export_command import export
 from f2i.commands.inspect_command import inspect
 from f2i.commands.quantize_command import quantize
@@ -30,6 +31,7 @@ COMMANDS: tuple[tuple[str, tuple[Callable[..., None], ...]], ...] = (
     ("Make a model", (distill, quantize)),
     ("Make and use a bundle", (export, inspect, verify, run)),
     ("Check and measure a bundle", (validate, summary, bench)),
+    ("Before a model is exported or trained", (estimate,)),
 )
 """The commands in the order in which a user meets them, under the headings of ``f2i --help``."""
 INTERRUPTED = 130

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from f2i_bench.core.protocol import BenchReport
+from f2i_bench.npu.estimate_records import EstimateReport
 from f2i_runtime.records import Document
 from f2i_runtime.validation.results import Report
 
 from f2i.inspection import Inspection
 
-DOCUMENTS: dict[str, type[Document]] = {"validate": Report, "inspect": Inspection, "bench": BenchReport}
+DOCUMENTS: dict[str, type[Document]] = {"validate": Report, "inspect": Inspection, "bench": BenchReport, "estimate": EstimateReport}
 """Command → what its ``--json`` is."""
 
 

@@ -84,12 +84,12 @@ def scatter(variants: list[Variant]) -> dict[str, Any] | None:
         }
         for v in shown
     ]
-    _label(points)
+    place_names(points)
     return {
         "width": WIDTH,
         "height": HEIGHT,
         "plot": {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
-        "x_ticks": [{"at": place_x(math.log10(t)), "label": f"{t:g}×"} for t in _log_ticks(x_low, x_high)],
+        "x_ticks": [{"at": place_x(math.log10(t)), "label": f"{t:g}×"} for t in log_ticks(x_low, x_high)],
         "y_ticks": [{"at": place_y(t), "label": f"{t:g}"} for t in axis_ticks(y_low, y_high)],
         "points": points,
     }
@@ -105,7 +105,7 @@ def shares(parts: dict[str, float]) -> list[dict[str, Any]]:
     ]
 
 
-def _label(points: list[dict[str, Any]]) -> None:
+def place_names(points: list[dict[str, Any]]) -> None:
     """Places each point's name: beside it, or as near as it covers no mark and no other name, and then with a line to it."""
     taken: list[Box] = [
         (p["x"] - p["r"] * REACH, p["y"] - p["r"] * REACH, p["x"] + p["r"] * REACH, p["y"] + p["r"] * REACH) for p in points
@@ -155,7 +155,7 @@ def axis_ticks(low: float, high: float) -> list[float]:
     return [float(step * k) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Round values inside the range, at most eight."""
     steps = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in (1, 1.5, 2, 3, 5, 7)]
     return [s for s in steps if low <= math.log10(s) <= high]
