@@ -71,7 +71,7 @@ def test_a_photo_is_written_and_read(tmp_path):
         ("inspect", "BUNDLE"),
         ("run", "BUNDLE", "PHOTO", "PHOTOS", "--out", "OUT", "--target", "onnx"),
         ("validate", "BUNDLE", "--target", "onnx", "--precision", "fp32", "--num-tiles", "1", "--num-photos", "1"),
-        ("validate", "BUNDLE", "--target", "coreml", "--precision", "fp32", "--num-tiles", "1", "--num-photos", "0"),
+        ("validate", "BUNDLE", "--target", "coreml", "--precision", "fp32", "--num-tiles", "1", "--num-photos", "1"),
     ],
     ids=lambda arguments: " ".join(arguments[:4]),
 )
