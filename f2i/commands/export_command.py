@@ -33,7 +33,7 @@ def export(
     ] = None,
     split_above_mb: Annotated[int | None, typer.Option(min=0, metavar="MB", help="Core ML: split larger packages into two.")] = None,
     ios: Annotated[
-        int | None, typer.Option(min=16, max=18, help="Core ML: the oldest iOS that the packages must run on. Default: 18; w8a8 needs 17.")
+        int | None, typer.Option(min=16, max=18, help="Core ML: the oldest iOS that the packages must run on. Default: 18; int8 needs 17.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Child processes at a time. 0 takes one per core, as far as memory allows.")] = 0,
 ) -> None:

@@ -206,9 +206,10 @@ _IOS = Option(
     values=("16", "17", "18"),
     default="18",
     needs=MappingProxyType({"16": "iOS 16 (macOS 13)", "17": "iOS 17 (macOS 14)", "18": "iOS 18 (macOS 15)"}),
-    least=MappingProxyType(dict.fromkeys(INT8, "17")),
+    least=MappingProxyType(dict.fromkeys(("w8", *INT8), "17")),
 )
-"""The oldest system that a Core ML package runs on. The ops that round activations to int8 are of iOS 17."""
+"""The oldest system that a Core ML package runs on. The ops that round activations to int8 are of iOS 17, and so are int8 weights as the converter makes
+them."""
 
 TARGETS: dict[str, Target] = {
     "coreml": Target(
