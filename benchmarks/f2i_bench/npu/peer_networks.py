@@ -118,8 +118,8 @@ class EdsrBaseline(nn.Module):
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "QuickSRNet-S": lambda: QuickSRNet(32, 2, 3, skip=False),
-    "QuickSRNet-L": lambda: QuickSRNet(64, 11, 3, skip=True),
+    "QuickSRNet-S": lambda: QuickSRNet(32, 2, 4, skip=False),
+    "QuickSRNet-L": lambda: QuickSRNet(64, 11, 4, skip=True),
     "Real-ESRGAN general": CompactVgg,
     "Real-ESRGAN x4plus": RrdbNet,
     "EDSR-baseline": EdsrBaseline,

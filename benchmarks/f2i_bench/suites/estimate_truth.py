@@ -2,7 +2,7 @@
 
     python -m f2i_bench.suites.estimate_truth [--only NAMES] [--precision fp16,w8a8] [--json F]
 
-The networks are built from their papers' descriptions with random weights, at 128 × 128 pixels. The device is the SA8255P, whose NPU is a Hexagon v73.
+The networks are built from their papers' descriptions with random weights, enlarging 128 × 128 pixels by four. The device is the SA8255P, whose NPU is a Hexagon v73.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m f2i_bench.suites.npu_peers [--models NAMES] [--only NAMES] [--precision fp16,w8a8] [--json F]
 
-All figures are estimates by Qualcomm's compiler. The others' networks enlarge by two (EDSR-baseline), three (QuickSRNet-L) or four (Real-ESRGAN), as published.
+All figures are estimates by Qualcomm's compiler. The others' networks enlarge by two (EDSR-baseline) or by four, as Qualcomm publishes them.
 """
 
 from __future__ import annotations
