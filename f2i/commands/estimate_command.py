@@ -9,7 +9,7 @@ import typer
 from f2i_runtime.files import write_json
 
 from f2i.progress import Steps
-from f2i.terminal import JsonFile, err, names, out
+from f2i.terminal import JsonFile, err, names, out, print_table
 
 
 def estimate(
@@ -54,14 +54,14 @@ def estimate(
 
     options = EstimateOptions(names(precision), soc, Limits(timeout))
     check_options(options)
-    err.print(licence_line(find_wheel()), style="dim", soft_wrap=True, markup=False)
+    err.print(licence_line(find_wheel()), style="dim")
     qualities = read_qualities(quality) if quality else {}
     with Steps(err) as steps:
         report = estimate_models([subject(model, tile_size) for model in models], options, steps.count, qualities)
-    out.print(estimate_table(report))
-    out.print(precise_table(report))
+    print_table(estimate_table(report))
+    print_table(precise_table(report))
     for note in estimate_notes(report):
-        out.print(note, soft_wrap=True, markup=False)
+        out.print(note)
     if json_file:
         write_json(json_file, report.as_json())
     if picture:

@@ -91,7 +91,7 @@ def _need_packages() -> None:
 
 def _checkpoint(source: str, tile: int) -> Subject:
     _need_packages()
-    from f2i_quantize.models import checkpoint
+    from f2i_quantize.models import checkpoint, checkpoint_files
     from f2i_quantize.models.whole_model import build_components
 
     described = checkpoint.load(source, only=())
@@ -119,7 +119,7 @@ def _checkpoint(source: str, tile: int) -> Subject:
         write_component(component, example, path)
         return path, write_sample(list(component.inputs), example, folder / f"{part}.npz")
 
-    return Subject(source, tile, _hash(checkpoint.checkpoint_sha256(source), tile), parts, write, bundled_quality(source))
+    return Subject(source, tile, _hash(checkpoint_files.checkpoint_sha256(source), tile), parts, write, bundled_quality(source))
 
 
 def _one_tile(graph: ComponentGraph, tile: int, noise: bool) -> dict[str, Tensor]:
