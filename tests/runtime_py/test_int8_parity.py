@@ -111,7 +111,7 @@ def test_variants_that_were_measured_apart_give_one_report_with_the_gates_betwee
     folder = shutil.copytree(int8_bundle.root, tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"gates": default_gates(True).model_dump()}))
-    options = ValidateOptions(tiles=1, photos=1)
+    options = ValidateOptions(tiles=1, photos=1, photo_side=1.5)
     bundle = open_bundle(folder)
     together = validate(bundle, options)
     parts = [
