@@ -74,8 +74,9 @@ def test_bench_times_it(run, demo, tmp_path):
 
 
 def test_its_gates_are_tests_of_the_pytest_plugin(run, demo, tmp_path):
+    # Installed, the plugin registers itself.
     options = ["--f2i-bundle", demo[0] / "bundle", "--f2i-num-tiles", "1", "--f2i-images", demo[0].parent, "-v", "-p", "no:cacheprovider"]
-    said = run(sys.executable, "-m", "pytest", "-p", "f2i.pytest_plugin", "--rootdir", tmp_path, *options).stdout
+    said = run(sys.executable, "-m", "pytest", "--rootdir", tmp_path, *options).stdout
     assert "eager/fp32 unet sqnr_db PASSED" in said
 
 
