@@ -90,7 +90,7 @@ class WeightFile:
         if dtype.packed:
             return unpack(np.frombuffer(self._bytes(start, size, where), np.uint8), dtype, count).reshape(shape)
         array = np.empty(shape, np.dtype(dtype.numpy).newbyteorder("<"))
-        if size and self._read_into(memoryview(array).cast("B"), start) != size:
+        if size and self._read_into(array.reshape(-1).view(np.uint8).data, start) != size:
             raise MilError(f"{where}: {self.path.name} was cut short while it was read")
         return array
 
