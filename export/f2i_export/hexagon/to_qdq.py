@@ -23,7 +23,7 @@ class _OneSample(CalibrationDataReader):
     def __init__(self, feed: dict[str, Any]) -> None:
         self.left = [feed]
 
-    def get_next(self) -> dict[str, Any] | None:
+    def get_next(self) -> Any:  # a dict of arrays, None at the end; the base class leaves None out
         return self.left.pop() if self.left else None
 
 
