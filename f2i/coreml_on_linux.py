@@ -7,8 +7,8 @@
     model = ct.models.MLModel("model.mlpackage")
     model.predict({"x": array})
 
-It needs ``pip install 'f2i-mobile[run-coreml]'`` and nothing else of this toolkit. :func:`load` runs a package without coremltools' ``MLModel``: numpy
-arrays in, numpy arrays out. What the evaluator proves and what it cannot: :mod:`f2i_runtime.mil`.
+It needs coremltools and torch, which one extra of this package installs (``docs/core-ml-on-linux.md`` has the command), and nothing else of this toolkit.
+:func:`load` runs a package without coremltools' ``MLModel``: numpy arrays in, numpy arrays out. What the evaluator proves and what it cannot: :mod:`f2i_runtime.mil`.
 
 Importing this module imports neither coremltools nor torch.
 """
