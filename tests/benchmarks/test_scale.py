@@ -5,6 +5,7 @@ from f2i_bench.suites import scale
 from f2i_bench.suites.scale import Scaled, compose_photo, gates, measure_size, measure_start
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.photo.reader import PhotoReader
+from f2i_runtime.targets import Variant
 
 
 def row(megapixels, seconds, engine, memory):
@@ -38,8 +39,8 @@ def test_photos_have_the_size_asked_for(tmp_path, megapixels):
 def test_a_photo_and_a_start_are_measured(tiny_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "STARTS", 1)
     bundle = open_bundle(tiny_bundle)
-    found = measure_size(bundle, ("tflite", "fp32"), 0.03, 1, tmp_path)
+    found = measure_size(bundle, Variant("tflite", "fp32"), 0.03, 1, tmp_path)
     assert found.tiles > 20 and 0 < found.engine_cpu_seconds < found.cpu_seconds
     assert 50e6 < found.peak_rss_bytes < 1e9
-    seconds, torch = measure_start(bundle, ("tflite", "fp32"), tmp_path)
+    seconds, torch = measure_start(bundle, Variant("tflite", "fp32"), tmp_path)
     assert seconds > 0 and not torch

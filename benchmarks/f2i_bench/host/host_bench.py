@@ -32,6 +32,8 @@ LIMIT_SECONDS = 0.2
 """The seconds for each figure of the machine's limit, in every round."""
 INTEGER = ("w8a8", "w8a8-mixed")
 """Precisions whose arithmetic is held against the int8 peak; all others against the fp32 peak."""
+SYSTEMS = {"darwin": "macOS", "linux": "Linux", "win32": "Windows"}
+"""``sys.platform`` → the system's name for people."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -142,9 +144,7 @@ def _cpu_name() -> str:
 
 def _untimed(variant: Variant, component: str, threads: int) -> Row:
     target = find_target(variant.target)
-    reason = (
-        f"{target.label} runs on {' and '.join(target.platforms)} only; the {target.stand_in} that computes here has no meaningful time"
-    )
+    reason = f"{target.label} runs on {' and '.join(SYSTEMS.get(p, p) for p in target.platforms)} only; the {target.stand_in} that computes here has no meaningful time"
     return Row(**variant._asdict(), component=component, threads=threads, status="not timed", reason=reason)
 
 

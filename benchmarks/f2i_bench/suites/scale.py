@@ -40,7 +40,7 @@ STARTS = 5
 CELL = 480
 HOURS = 3 * 3600.0
 
-_START = "import sys, f2i\ntry:\n    f2i.main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
+_START = "import sys\nsys.path[:] = [p for p in sys.path if p]\nimport f2i.cli\ntry:\n    f2i.cli.main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
 
 
 @dataclass(frozen=True)
