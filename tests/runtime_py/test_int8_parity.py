@@ -62,9 +62,12 @@ def test_every_engine_s_error_is_the_qdq_program_s(report):
 
 
 def test_photos_of_the_engines_agree(report):
-    """The quality of int8 with random weights is measured and not judged; the weights of ``tiny`` are few enough to agree all the same."""
+    """The quality of int8 with random weights is measured and not judged; the weights of ``tiny`` are few enough to agree all the same: engines are far
+    nearer to the QDQ programs, and to each other, than int8 is to floats.
+    """
     assert [list(row.psnr_db_to) for row in report.photos] == [["simulated"], ["simulated", "tflite"]]
-    assert all(value is None or value > 45 for row in report.photos for value in row.psnr_db_to.values()), report.photos
+    near = [(value, row.psnr_db) for row in report.photos for value in row.psnr_db_to.values() if value is not None]
+    assert all(value > 40 and value > own + 8 for value, own in near), report.photos
 
 
 def test_random_weights_are_held_to_their_qdq_programs_and_not_to_pictures(report, int8_bundle, tiny_int8):
@@ -87,7 +90,7 @@ def test_trained_weights_are_held_to_pictures(int8_bundle, tmp_path):
     folder = shutil.copytree(int8_bundle.root, tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"gates": default_gates(True).model_dump()}))
-    judged = validate(open_bundle(folder), ValidateOptions(tiles=2, photos=1, target="onnx"))
+    judged = validate(open_bundle(folder), ValidateOptions(tiles=4, photos=1, target="onnx"))
     assert [g.passed for g in gates(judged, target="onnx", component="unet", figure="sqnr_db")] == [False]
     assert {"onnx/w8a8 engines_psnr_db to simulated", f"onnx/w8a8 {judged.photos[0].image} psnr_db", "reference tiling_psnr_db"} <= {
         g.id for g in judged.gates
