@@ -89,7 +89,7 @@ WRONG = {
     "unknown scalar": (lambda f: edit(f / "model_index.json", scle=2), "scle: Extra inputs are not permitted"),
     "projector key": (lambda f: edit(f / "projector/config.json", strange=1), "TokenProjector cannot be built from it: strange"),
     "wrong codec": (lambda f: edit(f / "codec/config.json", factor=4), "expected 48, 192 for this codec"),
-    "wrong type": (lambda f: edit(f / "unet/config.json", up_block_types=5), "holds a value of the wrong type"),
+    "wrong type": (lambda f: edit(f / "unet/config.json", up_block_types=5), "key 'up_block_types' is 5, expected UpBlock2D or"),
 }
 
 
