@@ -15,9 +15,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """The export cache of this test session, in the environment of every child."""
-    folder = tmp_path_factory.mktemp("cache")
+def cache(request):
+    """The export cache of the tests, in the environment of every child.
+
+    It lies in pytest's own cache and outlives the session: its entries are named by all that went into them, the source among it, so that only what a change
+    concerns is exported anew. ``--cache-clear`` empties it; a clean clone has none.
+    """
+    folder = request.config.cache.mkdir("exports")
     before = os.environ.get("F2I_CACHE")
     os.environ["F2I_CACHE"] = str(folder)
     yield folder
