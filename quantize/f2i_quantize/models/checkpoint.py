@@ -16,7 +16,8 @@ import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from f2i_quantize.models import presets
 from f2i_quantize.models.checkpoint_files import INDEX, PIPELINE, WEIGHTS, find_folder, first_line, read_json, weights_files
-from f2i_quantize.models.config import PARTS, PixelCodecConfig, ProjectorConfig
+from f2i_quantize.models.config import PARTS, UNET, PixelCodecConfig, ProjectorConfig, UNetNorm
 from f2i_quantize.models.description import read_class, read_config, read_settings
+from f2i_quantize.models.norms import set_norms
 from f2i_quantize.models.parts import PixelCodec, TokenProjector
 from f2i_quantize.models.whole_model import F2IModel
 
@@ -141,14 +143,16 @@ def load(source: str | Path, only: Collection[str] = PARTS) -> F2IModel:
         return presets.build(str(source), weights=bool(only))
     index = read_json(folder / "model_index.json")
     config = read_config(folder, index)
-    parts = {name: _load_part(folder, name, index, name in only) for name in PARTS}
+    parts = {name: _load_part(folder, name, index, config.unet_norm, name in only) for name in PARTS}
     model = F2IModel(config, parts["unet"], parts["feature_encoder"], parts["projector"], parts["codec"])
     model.geometry().check_fit(folder)
     return model
 
 
-def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool) -> Any:
+def _load_part(folder: Path, name: str, index: Mapping[str, Any], norm: UNetNorm, weights: bool) -> Any:
     kind = PART_CLASSES[name][read_class(folder, name, index)]
+    if name == UNET:
+        kind = replace(kind, build=partial(_unet_with_norms, kind.build, norm))
     config_path = folder / name / "config.json"
     config = read_settings(config_path, index[name][1])
     try:
@@ -159,6 +163,10 @@ def _load_part(folder: Path, name: str, index: Mapping[str, Any], weights: bool)
     if kind.weights and weights:
         part = _load_weights(part, kind, config, folder / name)
     return part.eval().requires_grad_(False)
+
+
+def _unet_with_norms(build: Callable[[dict[str, Any]], nn.Module], norm: UNetNorm, config: dict[str, Any]) -> nn.Module:
+    return set_norms(build(config), norm)
 
 
 def _load_weights(part: nn.Module, kind: PartClass, config: dict[str, Any], folder: Path) -> nn.Module:

@@ -11,6 +11,9 @@ PARTS = (UNET, ENCODER, PROJECTOR, CODEC)
 """Folders of a checkpoint, one module each."""
 
 
+UNetNorm = Literal["group", "frozen", "none"]
+
+
 class Step(BaseModel):
     """One diffusion step: ``z ← keep · z + add · unet(z, timestep, context)``.
 
@@ -48,6 +51,10 @@ class ModelConfig(BaseModel):
     """The latent starts as Gaussian noise (an input, drawn by the caller); otherwise as the low-resolution latent."""
     base: Literal["none", "bicubic"] = "none"
     """What the decoded output is added to: nothing, or the tile enlarged by bicubic."""
+    unet_norm: UNetNorm = "group"
+    """What stands where diffusers' UNet has a group norm: it, a constant affine per channel, or nothing (:mod:`f2i_quantize.models.norms`). Weights of an
+    affine lie in ``unet/`` under the group norm's own names; without norms there are none.
+    """
     color_fix: Literal["none", "adain"] = "none"
     """What is done with the colours of the whole upscaled photo; see :mod:`f2i_runtime.photo.color`."""
     context: Literal["all", "patches", "null"] = "all"

@@ -153,10 +153,16 @@ def build(name: PresetName | str, seed: int = 0, *, weights: bool = True) -> F2I
     """
     import torch
 
-    preset = PRESETS[name]
-    if not weights:
-        with torch.device("meta"):
-            return _build(preset)
+    if weights:
+        return build_preset(PRESETS[name], seed)
+    with torch.device("meta"):
+        return _build(PRESETS[name])
+
+
+def build_preset(preset: Preset, seed: int = 0) -> F2IModel:
+    """Returns what :func:`build` does for a preset of that name, for a shape that has none."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _build(preset)
@@ -166,12 +172,14 @@ def _build(preset: Preset) -> F2IModel:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import Dinov2Config, Dinov2Model
 
+    from f2i_quantize.models.norms import set_norms
     from f2i_quantize.models.parts import PixelCodec, TokenProjector
     from f2i_quantize.models.whole_model import F2IModel
 
     _, settings = part_settings(preset)
     codec = PixelCodec(preset.codec) if isinstance(preset.codec, PixelCodecConfig) else AutoencoderKL(**preset.codec)
     unet = UNet2DConditionModel(**settings[UNET])
+    set_norms(unet, preset.config.unet_norm)
     encoder = Dinov2Model(Dinov2Config(**settings[ENCODER]))
     projector = TokenProjector(ProjectorConfig(**settings[PROJECTOR]))
     for part in (unet, encoder, projector, codec):

@@ -20,6 +20,7 @@ from torch import nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Attention, Dinov2Layer
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersAttention, Dinov2WithRegistersLayer
 
+from f2i_quantize.models.norms import ChannelAffine
 from f2i_quantize.models.whole_model import Denoiser, FeatureEncoder, time_embeddings
 from f2i_quantize.rewrites.phone_modules import (
     BakedEmbeddings,
@@ -49,6 +50,8 @@ def fold_timestep(module: nn.Module) -> int:
             shift = block.time_emb_proj(embedding if block.skip_time_act else block.nonlinearity(embedding))[0]
             if block.time_embedding_norm == "scale_shift":
                 scale, shift = shift.chunk(2)
+                if isinstance(block.norm2, nn.Identity):
+                    block.norm2 = ChannelAffine(len(scale))
                 block.norm2.bias = frozen(block.norm2.bias * (1 + scale) + shift)
                 block.norm2.weight = frozen(block.norm2.weight * (1 + scale))
                 block.time_embedding_norm = "folded"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from f2i_quantize.models.norms import ChannelAffine
 from f2i_quantize.rewrites.phone_modules import TimelessUNet, UnscaledResnet, frozen
 
 
@@ -36,15 +37,14 @@ class SplitSkipResnet(nn.Module):
 
     def __init__(self, block: UnscaledResnet, channels: int) -> None:
         super().__init__()
-        norm: nn.GroupNorm = block.norm1  # type: ignore[assignment]
+        norm = block.norm1
         self.channels = channels
-        per_group = norm.num_channels // norm.num_groups
-        self.whole = channels % per_group != 0
+        self.whole = isinstance(norm, nn.GroupNorm) and channels % (norm.num_channels // norm.num_groups) != 0
         if self.whole:
             self.norm1 = norm
         else:
-            self.norm1_main = _group_norm(norm, slice(0, channels), per_group)
-            self.norm1_skip = _group_norm(norm, slice(channels, None), per_group)
+            self.norm1_main = _norm_of(norm, slice(0, channels))
+            self.norm1_skip = _norm_of(norm, slice(channels, None))
         self.conv1 = SplitConv(block.conv1, channels)  # type: ignore[arg-type]
         self.conv_shortcut = SplitConv(block.conv_shortcut, channels)  # type: ignore[arg-type]
         self.norm2, self.conv2, self.nonlinearity = block.norm2, block.conv2, block.nonlinearity
@@ -96,7 +96,7 @@ def split_skip_concatenation(module: nn.Module) -> int:
             mine = [widths.pop() for _ in block.resnets]
             fits = all(isinstance(r, UnscaledResnet) and _can_be_split(r) for r in block.resnets)
             if fits:
-                resnets = [SplitSkipResnet(r, r.norm1.num_channels - width) for r, width in zip(block.resnets, mine, strict=True)]
+                resnets = [SplitSkipResnet(r, r.conv1.in_channels - width) for r, width in zip(block.resnets, mine, strict=True)]
                 unet.up_blocks[k] = SplitUpBlock(block, resnets).eval()
                 count += len(resnets)
     return count
@@ -104,7 +104,9 @@ def split_skip_concatenation(module: nn.Module) -> int:
 
 def _can_be_split(block: UnscaledResnet) -> bool:
     convolutions = (block.conv1, block.conv_shortcut)
-    return isinstance(block.norm1, nn.GroupNorm) and all(isinstance(c, nn.Conv2d) and c.groups == 1 for c in convolutions)
+    return isinstance(block.norm1, (nn.GroupNorm, ChannelAffine, nn.Identity)) and all(
+        isinstance(c, nn.Conv2d) and c.groups == 1 for c in convolutions
+    )
 
 
 def _skip_widths(unet: TimelessUNet) -> list[int]:
@@ -133,8 +135,14 @@ def _convolution(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Con
     return part
 
 
-def _group_norm(norm: nn.GroupNorm, channels: slice, per_group: int) -> nn.GroupNorm:
-    weight, bias = norm.weight[channels], norm.bias[channels]
-    part = nn.GroupNorm(len(weight) // per_group, len(weight), norm.eps, device="meta")
+def _norm_of(norm: nn.Module, channels: slice) -> nn.Module:
+    """The norm of some of its channels, between whose groups no border lies."""
+    if isinstance(norm, nn.Identity):
+        return norm
+    weight, bias = norm.weight[channels], norm.bias[channels]  # type: ignore[index]
+    if isinstance(norm, nn.GroupNorm):
+        part: nn.Module = nn.GroupNorm(len(weight) * norm.num_groups // norm.num_channels, len(weight), norm.eps, device="meta")
+    else:
+        part = ChannelAffine(len(weight))
     part.weight, part.bias = frozen(weight), frozen(bias)
     return part

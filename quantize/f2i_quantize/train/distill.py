@@ -35,7 +35,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from f2i_quantize.models import checkpoint, checkpoint_files
 from f2i_quantize.models.checkpoint_files import CHECKPOINT_FOLDER
 from f2i_quantize.models.differentiable import Pipeline, step_noise
-from f2i_quantize.models.parts import PixelCodec
 from f2i_quantize.models.whole_model import F2IModel
 from f2i_quantize.train.crops import CropDataset, PhotoSet, batches, read_folder
 from f2i_quantize.train.distill_options import DistillOptions
@@ -45,6 +44,7 @@ from f2i_quantize.train.losses import BlockOutputs, TokenDistance, feature_l1, f
 from f2i_quantize.train.prune import initialise_from
 from f2i_quantize.train.run_folder import BEST, STATE, check_run_folder, has_state, run_folder, start_anew
 from f2i_quantize.train.run_log import RunLog
+from f2i_quantize.train.starting_weights import set_starting_weights
 from f2i_quantize.train.training_state import MovingAverage, Progress, cosine_rate, load_state, named_weights, save_state
 
 if TYPE_CHECKING:
@@ -126,10 +126,7 @@ def load_models(options: DistillOptions) -> tuple[F2IModel, F2IModel | None]:
     teacher = checkpoint.load(options.teacher) if options.teacher else None
     if options.student in presets.PRESETS and options.init != "checkpoint":
         student = presets.build(options.student, options.seed)
-        # The first output is then exactly the base (bicubic), from which every step is an improvement.
-        if isinstance(student.codec, PixelCodec):
-            nn.init.zeros_(student.unet.conv_out.weight)
-            nn.init.zeros_(student.unet.conv_out.bias)
+        set_starting_weights(student, options.seed)
         if teacher and options.init == "prune":
             initialise_from(student, teacher)
     else:
