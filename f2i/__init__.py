@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from f2i_runtime.validation.validate_options import ValidateOptions
 
     from f2i.api import (
+        ExportSettings,
         TargetSupport,
         bench,
         export,
@@ -51,6 +52,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CheckpointError",
+    "ExportSettings",
     "F2IError",
     "GateError",
     "Inspection",

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from f2i_runtime.bundle import store
 from f2i_runtime.bundle.store import Bundle
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from f2i.inspection import Inspection
 
 __all__ = [
+    "ExportSettings",
     "TargetSupport",
     "bench",
     "export",
@@ -60,13 +61,32 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TargetSupport:
-    """What this machine can do with an export target: its name, its label for people, its precisions, and whether it can be exported and run here."""
+    """What this machine can do with an export target: its name, its label for people, its precisions, its accelerators, and whether it can be exported and run
+    here."""
 
     name: str
     label: str
     precisions: tuple[str, ...]
+    accelerators: tuple[str, ...]
     can_export: bool
     can_run: bool
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How :func:`export` lowers, beside targets and precisions.
+
+    ``tile_size``: side of the input tile in pixels; 0 takes the checkpoint's own.
+    ``accelerators``: each target is lowered to each of them, ``cpu`` or ``hexagon``. ``socs``: the Snapdragon chips that ``hexagon`` is compiled for, by model or
+    marketing name; none takes ``sm8750``. ``overlap``: of tiles, in pixels, or ``"auto"``; None takes a sixteenth of a tile, an eighth with int8 activations.
+    ``options``: those of targets by name, as the command has them: ``{"ios": "17"}``.
+    """
+
+    tile_size: int = 0
+    accelerators: Sequence[str] = ("cpu",)
+    socs: Sequence[str] = ()
+    overlap: int | Literal["auto"] | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def list_targets() -> tuple[TargetSupport, ...]:
@@ -76,7 +96,9 @@ def list_targets() -> tuple[TargetSupport, ...]:
         UsageError: an installed package declares a target that cannot be loaded.
     """
     return tuple(
-        TargetSupport(record.name, record.label, record.precisions, record.converter.installed(), record.engine.installed())
+        TargetSupport(
+            record.name, record.label, record.precisions, record.accelerators, record.converter.installed(), record.engine.installed()
+        )
         for record in known_targets().values()
     )
 
@@ -211,7 +233,7 @@ def export(
     *,
     targets: Sequence[str] | None = None,
     precisions: Sequence[str] = ("fp16",),
-    tile_size: int = 0,
+    settings: ExportSettings | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Bundle:
     """Lowers a checkpoint to phones' formats and writes one bundle, complete or absent. What an earlier export finished is not done again.
@@ -221,7 +243,7 @@ def export(
         out: the folder to write; a bundle that is there is replaced in one step.
         targets: names of :func:`list_targets`; None takes all of them.
         precisions: integer ones need a checkpoint that :func:`quantize` wrote.
-        tile_size: side of the input tile in pixels; 0 takes the checkpoint's own.
+        settings: tile, overlap, accelerators, chips, and options of targets; None takes the CPU and every default.
         on_event: called as each job starts, reaches a stage and ends.
 
     Raises:
@@ -234,7 +256,18 @@ def export(
     from f2i_export.write_bundle import ExportOptions, export_bundle
 
     names = tuple(support.name for support in list_targets()) if targets is None else tuple(targets)
-    request = ExportOptions(str(checkpoint), Path(out), names, tuple(precisions), tile_size)
+    chosen = settings or ExportSettings()
+    request = ExportOptions(
+        str(checkpoint),
+        Path(out),
+        names,
+        tuple(precisions),
+        chosen.tile_size,
+        chosen.overlap,
+        options=tuple(sorted(chosen.options.items())),
+        accelerators=tuple(chosen.accelerators),
+        socs=tuple(chosen.socs),
+    )
     return export_bundle(request, on_event or (lambda _: None))
 
 

@@ -45,10 +45,15 @@ Targets = Annotated[
 ]
 Precisions = Annotated[str, typer.Option("--precision", help="One or more precisions, separated by commas, for example fp16,w8a8.")]
 Accelerators = Annotated[
-    str, typer.Option("--accelerator", metavar="NAMES", help="One or more accelerators that every target has, separated by commas.")
+    str,
+    typer.Option(
+        "--accelerator", metavar="NAMES", help="One or more accelerators that every target has, separated by commas: cpu, hexagon."
+    ),
 ]
 OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
-OneAccelerator = Annotated[str | None, typer.Option("--accelerator", help="Use only this accelerator, such as cpu.")]
+OneAccelerator = Annotated[
+    str | None, typer.Option("--accelerator", help="Use only this accelerator, such as cpu, hexagon, or hexagon_sm8750.")
+]
 OnePrecision = Annotated[str | None, typer.Option("--precision", help="Use only this precision.")]
 Images = Annotated[
     Path | None, typer.Option("--images", metavar="DIR", help="A folder of photos. Default: the photos that scikit-image ships.")

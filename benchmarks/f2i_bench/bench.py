@@ -10,7 +10,7 @@ from pathlib import Path
 
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.errors import GateError, ToolchainError, UsageError
-from f2i_runtime.targets import EVERYTHING, Selection, find_target
+from f2i_runtime.targets import EVERYTHING, Selection, target_of
 
 from f2i_bench.core.protocol import BenchReport, Settings
 
@@ -78,7 +78,7 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
 
 def _share(bundle: Bundle, only: Selection, threads: int) -> float:
     """Returns the seconds that a row may take where none are given: an equal share of :data:`ALL_SECONDS`, at most :data:`ROW_SECONDS`."""
-    timed = [v for v in bundle.manifest.variants(only) if find_target(v.target).native_here]
+    timed = [v for v in bundle.manifest.variants(only) if target_of(v).native_here]
     return min(ROW_SECONDS, round(ALL_SECONDS / max(1, len(timed) * len(bundle.manifest.components) * threads), 1))
 
 

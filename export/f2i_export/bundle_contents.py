@@ -27,7 +27,7 @@ from f2i_runtime.bundle.manifest import (
     default_gates,
 )
 from f2i_runtime.bundle.store import file_record, tree_records
-from f2i_runtime.targets import find_target
+from f2i_runtime.targets import target_of
 
 from f2i_export.export_plan import ExportPlan
 from f2i_export.jobs import RESULT, Job
@@ -103,7 +103,7 @@ def _artifacts(plan: ExportPlan, results: dict[Job, Path], root: Path, component
     asked = plan.options
 
     def order(a: Artifact) -> tuple[int, ...]:
-        variant = (asked.targets.index(a.target), asked.precisions.index(a.precision), asked.accelerators.index(a.accelerator))
+        variant = (asked.targets.index(a.target), asked.precisions.index(a.precision), asked.every_accelerator.index(a.accelerator))
         return (*variant, components.index(a.component))
 
     artifacts.sort(key=order)
@@ -122,7 +122,7 @@ def _artifact(job: Job, result: dict[str, Any], root: Path, place: Path) -> Arti
         path=path.relative_to(root).as_posix(),
         files=files,
         options=dict(job.options),
-        needs=find_target(job.target).needs(dict(job.options)),
+        needs=target_of(job.variant).needs(dict(job.options)),
         rewrites=tuple(RewriteRecord(**r) for r in result["rewrites"]),
         delegation=Delegation(**result["delegation"]),
         parity=Parity(**result["parity"]) if result["parity"] else None,

@@ -18,7 +18,7 @@ from f2i_runtime.engines import session as engines
 from f2i_runtime.errors import F2IError, ToolchainError
 from f2i_runtime.memory import trim_heap
 from f2i_runtime.metrics.fidelity import ErrorSums
-from f2i_runtime.targets import find_target
+from f2i_runtime.targets import target_of
 
 from f2i_export.jobs import Job, weights_source
 from f2i_export.lowering import LoweringRequest, check_size, load_converter
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LARGE = 20_000_000
 """Parameters of a component above which rewrites are proved on one tile."""
+SIMULATED_TILES = 1
+"""Golden tiles on which the artifact of a simulated chip is compared, which takes seconds for each."""
 INFINITE = 1e30
 """What stands for an infinite or undefined error, which JSON cannot hold."""
 
@@ -48,12 +50,13 @@ class Lowering:
         """By whether skip concatenations are split."""
         self.quantizations: dict[str, Quantized] = {}
         """By precision."""
-        self.converter = load_converter(job.target)
+        self.converter = load_converter(job.target, job.accelerator)
 
     def quantized(self, job: Job) -> Quantized | None:
         """The quantization of the job's precision, read once; None for float."""
         if job.quantization and job.precision not in self.quantizations:
-            self.quantizations[job.precision] = read(job.checkpoint, job.precision, verified=job.quantization)
+            found = read(job.checkpoint, job.precision, verified=job.quantization)
+            self.quantizations[job.precision] = self.converter.fit_quantization(found)
         return self.quantizations.get(job.precision)
 
     def module(self, job: Job, rewritten: Rewritten) -> tuple[nn.Module, list[PaletteLayer]]:
@@ -77,22 +80,23 @@ class Lowering:
         if split not in self.rewritten:
             steps = with_split_skips(self.converter.rewrites) if split else self.converter.rewrites
             self.rewritten[split] = rewrite(self.component.module, steps, label, tiles, known)
-        if job.precision == "fp16" or (find_target(job.target).half_inside and job.precision != "fp32"):
+        if job.precision == "fp16" or (target_of(job.variant).half_inside and job.precision != "fp32"):
             return rewrite_for_half(self.rewritten[split], self.component.module, self.converter.half_rewrites, label, tiles, known)
         return self.rewritten[split]
 
     def parity(self, job: Job, path: Path) -> dict[str, object] | None:
         """The written file's error to the reference on the golden tiles; None where no engine on this machine can run it."""
-        if not self.converter.runs_here(dict(job.options)):
+        if not self.converter.runs_here(dict(job.options), job.accelerator):
             return None
         session = engines.open_session(job.variant, path, component=job.component, inputs=self.component.inputs)
         sums = ErrorSums()
-        for inputs, expected in self.cases:
+        cases = self.cases[:SIMULATED_TILES] if target_of(job.variant).simulated else self.cases
+        for inputs, expected in cases:
             sums.update(expected, session.run(inputs))
         relative, largest = _finite(sums.relative_l2), _finite(sums.max_abs)
         figures: dict[str, object] = {
             "engine": session.engine,
-            "tiles": len(self.cases),
+            "tiles": len(cases),
             "sqnr_db": _finite(sums.sqnr_db),
             "relative_l2": INFINITE if relative is None else relative,
             "max_abs": INFINITE if largest is None else largest,
@@ -107,7 +111,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     stages.begin("rewrite")
     rewritten = lowering.rewrite(job)
     stages.begin("lower")
-    path = out / f"{job.component}{find_target(job.target).suffix}"
+    path = out / f"{job.component}{target_of(job.variant).suffix}"
     delegation = _lower(job, path, scratch, lowering, rewritten)
     path = path if path.exists() else path.with_suffix(CHUNKS)
     # What converters leave in cycles is as large as the weights.
@@ -115,7 +119,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     trim_heap()
     stages.begin("check")
     quantized = lowering.quantized(job)
-    if quantized is not None and not palettes(quantized, job.component):
+    if quantized is not None and lowering.converter.size_tells and not palettes(quantized, job.component):
         written = sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
         check_size(job.component, job.target, stored_bytes(rewritten.module, job.component, quantized), written, delegation.ops)
     return {
@@ -142,6 +146,7 @@ def _lower(job: Job, path: Path, scratch: Path, lowering: Lowering, rewritten: R
         scratch,
         component.module.state_dict(),
         {p.path: p.bits for p in found},
+        rewritten.module if job.quantization else None,
         job.accelerator,
     )
     try:

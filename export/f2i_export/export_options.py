@@ -8,7 +8,8 @@ from typing import Literal
 
 from f2i_runtime.bundle.manifest import STATIC
 from f2i_runtime.errors import UsageError
-from f2i_runtime.targets import CPU, find_target, targets
+from f2i_runtime.hexagon.chips import DEFAULT, check_float16, find_chip
+from f2i_runtime.targets import CPU, HEXAGON, chip_of, find_target, kind_of, targets
 
 from f2i_export.lowering import check_target
 
@@ -34,6 +35,21 @@ class ExportOptions:
     options: tuple[tuple[str, str], ...] = ()
     accelerators: tuple[str, ...] = (CPU,)
     """Each target is lowered to each of them."""
+    socs: tuple[str, ...] = ()
+    """The chips that artifacts for :data:`~f2i_runtime.targets.HEXAGON` are compiled for, by model or marketing name; none takes the default chip."""
+
+    @property
+    def every_accelerator(self) -> tuple[str, ...]:
+        """The accelerators with their chips: ``hexagon`` becomes ``hexagon_sm8750`` and so on. Raises UsageError for an unknown chip."""
+        chips = tuple(find_chip(soc).name for soc in self.socs or (DEFAULT,))
+        found: list[str] = []
+        for accelerator in self.accelerators:
+            if kind_of(accelerator) != HEXAGON:
+                found.append(accelerator)
+            else:
+                named = (find_chip(chip_of(accelerator)).name,) if chip_of(accelerator) else chips
+                found += [f"{HEXAGON}_{chip}" for chip in named]
+        return tuple(dict.fromkeys(found))
 
 
 def check_request(options: ExportOptions) -> None:
@@ -44,9 +60,15 @@ def check_request(options: ExportOptions) -> None:
     """
     if not options.targets or not options.precisions or not options.accelerators:
         raise UsageError("nothing to export: name at least one target, one precision and one accelerator")
+    accelerators = options.every_accelerator
+    for accelerator in accelerators:
+        if kind_of(accelerator) == HEXAGON:
+            check_float16(find_chip(chip_of(accelerator)))
+    if options.socs and HEXAGON not in options.accelerators:
+        raise UsageError(f"--soc {','.join(options.socs)} is for the accelerator {HEXAGON}; add --accelerator {HEXAGON}")
     for target in options.targets:
         own = {key: value for key, value in options.options if target in takers(key)}
-        check_target(target, options.precisions, own, options.accelerators)
+        check_target(target, options.precisions, own, accelerators)
     for key, value in options.options:
         if not set(takers(key)) & set(options.targets):
             raise UsageError(f"option {key}={value} is for {' and '.join(takers(key)) or 'no target'}, got {', '.join(options.targets)}")

@@ -70,8 +70,8 @@ def _lowerings(
     options: ExportOptions, reference: Job, quantizations: dict[str, QuantizationRecord], components: tuple[str, ...]
 ) -> list[Job]:
     """One job for every component and variant; those of the UNet come first, since they take longest."""
-    reader = SourceReader()
-    sources = {target: job_source(target, reader) for target in options.targets}
+    reader, accelerators = SourceReader(), options.every_accelerator
+    sources = {(target, accelerator): job_source(target, reader, accelerator) for target in options.targets for accelerator in accelerators}
     return [
         Job(
             "lower",
@@ -84,10 +84,10 @@ def _lowerings(
             own_options(options, component, target, precision),
             quantizations[precision].sha256 if precision in quantizations else "",
             accelerator,
-            sources[target],
+            sources[target, accelerator],
         )
         for component in sorted(components, key=lambda name: name != "unet")
         for target in options.targets
         for precision in options.precisions
-        for accelerator in options.accelerators
+        for accelerator in accelerators
     ]

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from f2i_runtime.targets import CPU, Variant, find_target
+from f2i_runtime.targets import CPU, Variant, find_target, kind_of, target_of
 
 from f2i_export.source_closure import SourceReader
 
@@ -48,6 +48,11 @@ class Job:
         """What a lowering makes."""
         return Variant(self.target, self.precision, self.accelerator)
 
+    def shares_child(self, other: Job) -> bool:
+        """Returns whether one child does both: they share a component, a target and a kind of accelerator."""
+        mine, theirs = ((job.component, job.target, job.kind, kind_of(job.accelerator)) for job in (self, other))
+        return mine == theirs
+
     @property
     def label(self) -> str:
         """For people."""
@@ -57,7 +62,7 @@ class Job:
 
     def tool_versions(self) -> dict[str, str]:
         """Versions of the packages whose output this job's result is."""
-        names = find_target(self.target).distributions if self.kind == "lower" else REFERENCE_DISTRIBUTIONS
+        names = target_of(self.variant).distributions if self.kind == "lower" else REFERENCE_DISTRIBUTIONS
         return {name: _version(name) for name in names}
 
     def key(self) -> str:
@@ -81,11 +86,12 @@ def weights_source(job: Job, reference: Path) -> str:
     return str(drawn) if drawn.is_dir() else job.checkpoint
 
 
-def job_source(target: str = "", reader: SourceReader | None = None) -> str:
-    """Returns the hash of all code of ours that a job can run: what the worker imports, and for a lowering the target's own modules with it.
+def job_source(target: str = "", reader: SourceReader | None = None, accelerator: str = CPU) -> str:
+    """Returns the hash of all code of ours that a job can run: what the worker imports, and for a lowering the target's own modules with it, which are
+    those of its accelerator.
 
     Recipes are not part of it: what a recipe says is in the hash of the quantization that was made with it. ``reader`` keeps what several calls share.
     """
-    record = find_target(target) if target else None
+    record = find_target(target).on(accelerator) if target else None
     own = [record.converter.module, record.engine.module] if record else []
     return (reader or SourceReader()).sha256([WORKER, *own])

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from f2i_runtime.bundle.manifest import Delegation
 from f2i_runtime.errors import MissingPackageError, ToolchainError, UsageError
-from f2i_runtime.targets import CPU, Target, Variant, check_accelerator, find_target
+from f2i_runtime.hexagon.qnn_provider import find_wheel
+from f2i_runtime.targets import CPU, HEXAGON, Target, Variant, check_accelerator, find_target, kind_of
 
 if TYPE_CHECKING:
+    from f2i_quantize.ptq.quantized import Quantized
     from f2i_quantize.rewrites.passes import Rewrite
     from torch import Tensor, nn
 
@@ -36,8 +38,10 @@ class LoweringRequest:
     reference: dict[str, Tensor] = field(default_factory=dict)
     palettes: dict[str, int] = field(default_factory=dict)
     """Maps the path of a layer to the bits of its weight's palette."""
+    unquantized: nn.Module | None = None
+    """The rewritten module that ``module`` is the QDQ graph of; None for float."""
     accelerator: str = CPU
-    """One of the target's record's."""
+    """One of the target's record's, with the chip where it is compiled for one: ``hexagon_sm8750``."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,12 @@ class Converter:
     """What it is rewritten with besides where it computes in half precision."""
     takes_folded_weights: bool = True
     """Whether it is given a QDQ graph with integer weights, or folds them itself."""
-    runs_here: Callable[[Mapping[str, str]], bool] = lambda _: True
-    """Options of an artifact → whether this machine's engine can run it."""
+    runs_here: Callable[[Mapping[str, str], str], bool] = lambda _options, _accelerator: True
+    """(Options, accelerator) of an artifact → whether this machine's engine can run it."""
+    fit_quantization: Callable[[Quantized], Quantized] = lambda quantized: quantized
+    """A checkpoint's quantization → the same for layers that this converter's own rewrites have put together, under the names that they have then."""
+    size_tells: bool = True
+    """Whether the size of a file shows that weights stayed float."""
     as_documented: Callable[[Path, Path], None] | None = None
     """(``.pt2`` program, file to write): the export that the target's own documentation shows."""
 
@@ -66,32 +74,40 @@ GRAPH_BYTES = 500
 def check_target(target: str, precisions: Sequence[str], options: Mapping[str, str], accelerators: Sequence[str] = (CPU,)) -> Target:
     """Returns the target's record, after checking that it is known, installed, and takes these precisions, options and accelerators. Raises UsageError."""
     record = find_target(target)
-    for precision in precisions:
-        if precision not in record.precisions:
-            raise UsageError(
-                f"precision {precision!r} is not available for {target}; it takes {', '.join(record.precisions)}. Nothing was exported"
-            )
-        for accelerator in accelerators:
-            check_accelerator(Variant(target, precision, accelerator))
+    for accelerator in accelerators:
+        check_accelerator(Variant(target, "", accelerator))
+        _check_precisions(record.on(accelerator), target if accelerator == CPU else f"{target} on {accelerator}", precisions)
     for key, value in options.items():
         if key not in record.options or (record.options[key].values and value not in record.options[key].values):
             known = "; ".join(f"{k}={'|'.join(o.values)}" for k, o in record.options.items()) or "none"
             raise UsageError(f"option {key}={value} is unknown for {target}; it takes: {known}")
         for precision in precisions:
             record.options[key].check(key, value, precision)
-    if not record.converter.installed():
-        raise MissingPackageError(record.converter.package, f"export to {target}", record.converter.extra)
+    for accelerator in accelerators:
+        if kind_of(accelerator) == HEXAGON:
+            find_wheel()
+        converter = record.on(accelerator).converter
+        if not converter.installed():
+            raise MissingPackageError(converter.package, f"export to {target}", converter.extra)
     return record
 
 
-def load_converter(target: str) -> Converter:
-    """Returns a target's converter; imports its toolchain. Raises UsageError for an unknown target, MissingPackageError."""
-    return cast("Converter", find_target(target).converter.load(f"export to {target}").CONVERTER)
+def _check_precisions(record: Target, what: str, precisions: Sequence[str]) -> None:
+    for precision in precisions:
+        if precision not in record.precisions:
+            raise UsageError(
+                f"precision {precision!r} is not available for {what}; it takes {', '.join(record.precisions)}. Nothing was exported"
+            )
+
+
+def load_converter(target: str, accelerator: str = CPU) -> Converter:
+    """Returns a target's converter for an accelerator; imports its toolchain. Raises UsageError for an unknown target, MissingPackageError."""
+    return cast("Converter", find_target(target).on(accelerator).converter.load(f"export to {target}").CONVERTER)
 
 
 def lower(target: str, request: LoweringRequest) -> Delegation:
     """Lower one component with the target's own module and return the figures of the lowered graph."""
-    return load_converter(target).lower(request)
+    return load_converter(target, request.accelerator).lower(request)
 
 
 def check_size(component: str, target: str, stored: int, written: int, ops: int) -> None:

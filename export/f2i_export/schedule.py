@@ -19,7 +19,7 @@ from f2i_runtime.child_process import python_child
 from f2i_runtime.errors import F2IError, ToolchainError, UsageError, system_message
 from f2i_runtime.files import FolderKind, atomic_directory, cache_root
 from f2i_runtime.locks import Claim, claim, exclusive_lock, sweep
-from f2i_runtime.targets import find_target
+from f2i_runtime.targets import target_of
 
 from f2i_export.jobs import RESULT, WORKER, Job
 
@@ -74,7 +74,7 @@ def needed_bytes(job: Job, weight_bytes: int) -> int:
     """Estimated peak memory of a job's child, from measurements per target."""
     if job.kind != "lower":
         return int(1.2 * GIB + 3.0 * weight_bytes)
-    target = find_target(job.target)
+    target = target_of(job.variant)
     return int(target.ram_base_gib * GIB + target.ram_factor * weight_bytes)
 
 
@@ -93,7 +93,7 @@ def run_jobs(
             results[job] = folder
             on_event(Event(job, "cached"))
             continue
-        group = next((g for g in queue if (g[0].component, g[0].target, g[0].kind) == (job.component, job.target, job.kind)), None)
+        group = next((g for g in queue if g[0].shares_child(job)), None)
         if group:
             group.append(job)
         else:

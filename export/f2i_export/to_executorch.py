@@ -194,6 +194,6 @@ CONVERTER = Converter(
     lower,
     (*EVERYWHERE, explicit_group_norm, channel_group_norm, explicit_layer_norm, explicit_silu),
     half_rewrites=(sigmoid_gelu,),
-    runs_here=lambda options: options.get("delegate", "xnnpack") == "xnnpack",
+    runs_here=lambda options, _: options.get("delegate", "xnnpack") == "xnnpack",
     as_documented=export_as_documented,
 )

@@ -7,15 +7,13 @@ precisions. Job ``i`` leaves its result in ``OUTPUT_DIR/i``. Everything printed 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
-import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from f2i_runtime.child_process import die_with_parent
 from f2i_runtime.errors import F2IError, ToolchainError
 
 from f2i_export.jobs import RESULT, Job
@@ -57,7 +55,7 @@ def main(arguments: list[str]) -> int:
     jobs = [Job(**job | {"options": tuple(tuple(o) for o in job["options"])}) for job in request["jobs"]]
     child = _Child(Path(request["reference"]), out / "scratch")
     child.scratch.mkdir()
-    _die_with_parent()
+    die_with_parent()
     for index, job in enumerate(jobs):
         stages, folder = Stages(events, index), out / str(index)
         folder.mkdir()
@@ -79,18 +77,6 @@ def _failure(error: F2IError) -> dict[str, object]:
     if isinstance(error, ToolchainError):
         failure |= {"component": error.component, "target": error.target, "stage": error.stage, "reason": error.reason}
     return failure
-
-
-def _die_with_parent() -> None:
-    """Ends this process when its parent has gone, because nobody would collect the result."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":

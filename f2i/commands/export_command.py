@@ -18,6 +18,13 @@ def export(
     target: Targets = None,
     precision: Precisions = "fp16",
     accelerator: Accelerators = "cpu",
+    soc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHIPS",
+            help="The Snapdragon chips that hexagon is compiled for, by model or marketing name, separated by commas. Default: sm8750.",
+        ),
+    ] = None,
     tile_size: TileSize = 0,
     overlap: Annotated[
         str | None,
@@ -59,6 +66,7 @@ def export(
             jobs,
             options,
             names(accelerator),
+            names(soc or ""),
         )
         bundle = export_bundle(request, steps.event)
     print_table(artifact_table(bundle))

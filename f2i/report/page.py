@@ -16,7 +16,7 @@ from f2i_runtime import __version__
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.files import sha256_file, write_text
 from f2i_runtime.targets import Variant as VariantKey
-from f2i_runtime.targets import find_target, targets
+from f2i_runtime.targets import target_of, targets
 from f2i_runtime.validation.results import FIGURES, Gate, Report
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -68,7 +68,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
         engines={str(row.variant): row.engine for row in summaries},
         matrix=_matrix(report),
         chart=scatter(timed),
-        evaluated={str(v): find_target(v.target).engine_label for v in evaluated},
+        evaluated={str(v): target_of(v).engine_label for v in evaluated},
         colours=Markup(_colours()),
         where=_where(bundle, images, evaluated),
         mixed=_mixed(bundle),
@@ -141,7 +141,7 @@ def _where(bundle: Bundle, images: ReportImages, evaluated: Collection[VariantKe
 def _stood_in(variant: VariantKey) -> bool:
     """Whether something else computes in the place of the variant's engine here, so that its time means nothing."""
     known = targets().get(variant.target)
-    return known is not None and not known.native_here
+    return known is not None and not known.on(variant.accelerator).native_here
 
 
 def _colours() -> str:

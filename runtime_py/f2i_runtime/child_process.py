@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 
 _LAUNCH = "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 
@@ -13,3 +16,15 @@ def python_child(module: str) -> list[str]:
     ``-m`` looks there first, where a user's ``torch.py`` or ``benchmarks/`` would be imported instead of ours.
     """
     return [sys.executable, "-c", _LAUNCH, module]
+
+
+def die_with_parent() -> None:
+    """Ends this process when its parent has gone, because nobody would collect the result."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

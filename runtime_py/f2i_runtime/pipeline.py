@@ -20,7 +20,7 @@ from f2i_runtime.photo.color import ColorSums
 from f2i_runtime.photo.cutout import visible_rows
 from f2i_runtime.photo.reader import PhotoReader
 from f2i_runtime.photo.writer import Encoding, PhotoWriter
-from f2i_runtime.targets import FLOAT, REFERENCE, Selection, Variant, find_target, targets
+from f2i_runtime.targets import FLOAT, REFERENCE, Selection, Variant, target_of, targets
 from f2i_runtime.tiling.blend import ReadRows, TilePlan, upscale_array, upscale_blocks
 
 
@@ -137,9 +137,10 @@ def choose_variant(bundle: Bundle, only: Selection) -> Variant:
         raise BundleError(f"{bundle.root}: no {wanted} in it; it holds {bundle.manifest.listed()}")
 
     def order(variant: Variant) -> tuple[bool, bool, bool, int]:
-        target = targets().get(variant.target)  # a bundle may hold a target of a package that is not installed here
-        if target is None:
+        known = targets().get(variant.target)  # a bundle may hold a target of a package that is not installed here
+        if known is None:
             return (True, True, variant.precision not in FLOAT, 0)
+        target = known.on(variant.accelerator)
         return (not target.engine.installed(), not target.native_here, variant.precision not in FLOAT, target.rank)
 
     return min(matching, key=order)
@@ -147,7 +148,7 @@ def choose_variant(bundle: Bundle, only: Selection) -> Variant:
 
 def why_chosen(variant: Variant) -> str:
     """Returns a line for people: what :func:`choose_variant` took and why."""
-    target = find_target(variant.target)
+    target = target_of(variant)
     if not target.engine.installed():
         return f"{variant}: no engine for this bundle is installed"
     if not target.native_here:

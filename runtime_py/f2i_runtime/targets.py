@@ -14,28 +14,53 @@ Entry points are metadata of installed packages, so the child processes of an ex
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
-import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import NamedTuple
 
-from f2i_runtime.errors import MissingPackageError, UsageError
+from f2i_runtime.errors import UsageError
+from f2i_runtime.target_records import CPU, HEXAGON, Adapter, Arm64, DeviceProgram, OnChip, Option, Target, chip_of, kind_of
+
+__all__ = [
+    "CPU",
+    "ENTRY_POINTS",
+    "EVERYTHING",
+    "FLOAT",
+    "HEXAGON",
+    "INT8",
+    "PALETTES",
+    "REFERENCE",
+    "REFERENCE_ENGINE",
+    "TARGETS",
+    "Adapter",
+    "Arm64",
+    "DeviceProgram",
+    "OnChip",
+    "Option",
+    "Selection",
+    "Target",
+    "Variant",
+    "check_accelerator",
+    "chip_of",
+    "find_target",
+    "kind_of",
+    "target_of",
+    "targets",
+]
 
 ENTRY_POINTS = "f2i_mobile.targets"
 """The entry-point group through which an installed package adds a target."""
-CPU = "cpu"
-"""The accelerator that every target has: XNNPACK, ONNX Runtime's CPU provider, Core ML's CPU."""
 FLOAT = ("fp32", "fp16")
 INT8 = ("w8a8", "w8a8-mixed")
 PALETTES = ("p8", "p6", "p4")
 
 
 class Variant(NamedTuple):
-    """What a figure is about: a target, a precision, and what computes. As text ``tflite/w8a8``, or ``onnx/fp16/hexagon`` off the CPU."""
+    """What a figure is about: a target, a precision, and what computes.
+
+    As text ``tflite/w8a8``, or ``onnx/fp16/hexagon_sm8750`` off the CPU: an accelerator that is compiled for ahead names its chip.
+    """
 
     target: str
     precision: str
@@ -46,13 +71,13 @@ class Variant(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where a bundle keeps its artifacts: ``tflite/w8a8``, or ``onnx/fp16-hexagon`` off the CPU."""
+        """Where a bundle keeps its artifacts: ``tflite/w8a8``, or ``onnx/fp16-hexagon_sm8750`` off the CPU."""
         return f"{self.target}/{self.precision}" + ("" if self.accelerator == CPU else f"-{self.accelerator}")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which variants are meant. None: any."""
+    """Which variants are meant. None: any. An accelerator without a chip takes those of every chip."""
 
     target: str | None = None
     precision: str | None = None
@@ -60,147 +85,34 @@ class Selection:
 
     def takes(self, variant: Variant) -> bool:
         """Returns whether a variant is one of them."""
-        wanted = (self.target, self.precision, self.accelerator)
-        return all(want in (None, have) for want, have in zip(wanted, variant, strict=True))
+        accelerators = (None, variant.accelerator, kind_of(variant.accelerator))
+        return self.target in (None, variant.target) and self.precision in (None, variant.precision) and self.accelerator in accelerators
 
 
 EVERYTHING = Selection()
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """A module of ours (or of the package that adds the target), the package that it needs, and the extra that installs that package."""
-
-    module: str
-    package: str
-    extra: str
-
-    def installed(self) -> bool:
-        """Returns whether the package can be imported; does not import it."""
-        return importlib.util.find_spec(self.package) is not None
-
-    def load(self, purpose: str) -> ModuleType:
-        """Returns the module. Raises MissingPackageError, which says what ``purpose`` is and how to install the package."""
-        if not self.installed():
-            raise MissingPackageError(self.package, purpose, self.extra)
-        return importlib.import_module(self.module)
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option of ``f2i export`` that a target takes."""
-
-    values: tuple[str, ...] = ()
-    """The values it may take; empty: any text."""
-    precisions: tuple[str, ...] = ()
-    """The precisions it applies to; empty: all."""
-    per_component: bool = False
-    """Whether its value is ``auto`` or a list ``COMPONENT:OP,…`` of which an artifact is given the items of its own component."""
-    default: str = ""
-    """The value that an artifact has where the option is not given."""
-    needs: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Value → what a device must have at least to run the artifact, such as ``iOS 18``."""
-    least: MappingProxyType[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Precision → the first of ``values``, which are in rising order, that it can be expressed for."""
-
-    def check(self, name: str, value: str, precision: str) -> None:
-        """Raises UsageError for a value that a precision needs more than."""
-        least = self.least.get(precision)
-        if least is not None and self.values.index(value) < self.values.index(least):
-            raise UsageError(f"option {name}={value}: {precision} needs {self.needs.get(least, least)} or later; use --{name} {least}")
-
-
-@dataclass(frozen=True)
-class DeviceProgram:
-    """An engine's own benchmark program, which needs no Python on the device."""
-
-    name: str
-    """The part of the program's file name that tells it from others."""
-    module: str
-    """It has ``PLAN``; see :class:`f2i_bench.devices.android.native_runners.Plan`."""
-
-
-@dataclass(frozen=True)
-class Arm64:
-    """How a target's artifacts run on an ARM64 device."""
-
-    wheels: tuple[str, ...]
-    """The wheels that run them under emulation."""
-    opener: str
-    """The module whose ``open_model(path, threads)`` returns the engine's name and a function from inputs in calling order to the output. Its file travels
-    to the device, so it imports nothing but the engine and numpy."""
-    no_deps: bool = False
-    """Whether pip is to leave out what the wheels depend on."""
-    program: DeviceProgram | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """A way to a phone: what lowers a component, what executes it, what it can be asked, and how far it may be from the reference.
-
-    ``engine``'s module has ``open_session`` (see :func:`f2i_runtime.engines.session.open_session`); ``converter``'s has ``CONVERTER`` (see
-    :class:`f2i_export.lowering.Converter`). Optional questions name the module that answers them; None means that the target cannot be asked.
-    """
-
-    name: str
-    label: str
-    """Its name for people."""
-    colour: tuple[str, str]
-    """In charts, on a light and on a dark page: CSS colours."""
-    suffix: str
-    """The suffix of an artifact's file or folder."""
-    engine: Adapter
-    converter: Adapter
-    distributions: tuple[str, ...]
-    """The Python distributions whose versions shape an artifact."""
-    engine_distributions: tuple[str, ...]
-    """Those that execute it."""
-    precisions: tuple[str, ...]
-    accelerators: tuple[str, ...] = (CPU,)
-    options: MappingProxyType[str, Option] = field(default_factory=lambda: MappingProxyType({}))
-    ram_factor: float = 4.0
-    """``ram_factor`` × float32 weight bytes + ``ram_base_gib`` bounds the peak memory of a child that lowers a component (measured)."""
-    ram_base_gib: float = 1.2
-    half_inside: bool = False
-    """Whether the quantized artifacts compute in float16 what they do not compute in integers."""
-    simulated_sqnr_gap_db: float = 0.5
-    """How far an int8 artifact's SQNR may be from that of the QDQ program it was lowered from."""
-    rank: int = 100
-    """The order of engines by speed where they run natively, the fastest first."""
-    platforms: tuple[str, ...] = ("linux", "darwin", "win32")
-    """Where its own engine computes, as in ``sys.platform``."""
-    stand_in: str = ""
-    """What computes on other platforms; its results are the target's, its times are not."""
-    layers: Adapter | None = None
-    """``layer_outputs(path, layers)``: what the artifact's own kernels make of each quantized layer's input."""
-    profile: Adapter | None = None
-    """``profile_ops(path, inputs, threads=)``: the engine's own profile of one run."""
-    source: Adapter | None = None
-    """``findings``, ``locate`` and ``describe``: the artifact beside the program it was converted from, which the bundle keeps."""
-    placement: Adapter | None = None
-    """``lint(path)``: the ops that are known to leave the accelerator, with the rule and its source."""
-    arm64: Arm64 | None = None
-    """How the Python runner opens it under ARM64 emulation and on Android; None: it does not run there."""
-
-    def needs(self, options: Mapping[str, str]) -> str:
-        """Returns what a device must have at least to run an artifact exported with ``options``, such as ``iOS 18``; empty where nothing is known."""
-        found = [option.needs.get(options.get(name, option.default), "") for name, option in self.options.items()]
-        return ", ".join(text for text in found if text)
-
-    @property
-    def native_here(self) -> bool:
-        """Whether this machine runs the target's own engine, so that its times mean something."""
-        return sys.platform in self.platforms
-
-    @property
-    def engine_label(self) -> str:
-        """What computes on this machine, for people."""
-        return self.label if self.native_here else self.stand_in
-
-
 _COREML_ENGINE = "f2i_runtime.engines.run_coreml"
 _TFLITE_ENGINE = "f2i_runtime.engines.run_tflite"
 _ONNX_ENGINE = "f2i_runtime.engines.run_onnx"
+
+_QNN = "onnxruntime_qnn"
+_SIMULATOR = "simulator (numerics only)"
+
+
+def _hexagon(converter: str, engine: str, distributions: tuple[str, ...], precisions: tuple[str, ...]) -> MappingProxyType[str, OnChip]:
+    """Returns what is different about a target on Hexagon: its modules, and what an artifact's content depends on besides the compiler."""
+    own = OnChip(
+        engine=Adapter(f"f2i_runtime.engines.{engine}", _QNN, HEXAGON),
+        converter=Adapter(f"f2i_export.hexagon.{converter}", _QNN, HEXAGON),
+        distributions=(*distributions, "onnxruntime-qnn"),
+        engine_distributions=("onnxruntime-qnn",),
+        precisions=precisions,
+        stand_in=_SIMULATOR,
+        ram_factor=8.0,
+    )
+    return MappingProxyType({HEXAGON: own})
+
 
 _IOS = Option(
     values=("16", "17", "18"),
@@ -284,6 +196,8 @@ TARGETS: dict[str, Target] = {
         distributions=("onnx", "onnxscript", "torch"),
         engine_distributions=("onnxruntime",),
         precisions=(*FLOAT, "w8", *INT8, "w8a16"),
+        accelerators=(CPU, HEXAGON),
+        on_chip=_hexagon("to_context", "run_context", ("onnx", "onnxscript", "onnxruntime", "torch"), ("fp16", "w8a8", "w8a16")),
         ram_factor=4.0,
         rank=3,
         layers=Adapter(_ONNX_ENGINE, "onnx", "onnx"),
@@ -335,8 +249,13 @@ def find_target(name: str) -> Target:
     return record
 
 
+def target_of(variant: Variant) -> Target:
+    """Returns the record of a variant's target as it is on the variant's accelerator. Raises UsageError for an unknown target."""
+    return find_target(variant.target).on(variant.accelerator)
+
+
 def check_accelerator(variant: Variant) -> None:
-    """Raises UsageError unless the variant's target has its accelerator."""
+    """Raises UsageError unless the variant's target has an accelerator of that kind."""
     have = (CPU,) if variant.target == REFERENCE.target else find_target(variant.target).accelerators
-    if variant.accelerator not in have:
+    if kind_of(variant.accelerator) not in have:
         raise UsageError(f"accelerator {variant.accelerator!r} is not available for {variant.target}; it has {', '.join(have)}")

@@ -9,12 +9,12 @@ import time
 
 import psutil
 import pytest
-from f2i_export.hexagon import qnn_provider
-from f2i_export.hexagon.chips import CHIPS, ESTIMATED, chip_with_estimate, find_chip
 from f2i_export.hexagon.compile_child import CompileRequest, Limits, estimate_graph
 from f2i_export.hexagon.compiler_profile import read_profile
-from f2i_export.hexagon.qnn_provider import check_system, find_wheel, licence_line, provider_options
 from f2i_runtime.errors import MissingPackageError, ToolchainError, UsageError
+from f2i_runtime.hexagon import qnn_provider
+from f2i_runtime.hexagon.chips import CHIPS, ESTIMATED, chip_with_estimate, find_chip
+from f2i_runtime.hexagon.qnn_provider import check_system, find_wheel, licence_line, provider_options
 from npu_graphs import convolution, determinant, needs_compiler
 
 CHIP = CHIPS[ESTIMATED]

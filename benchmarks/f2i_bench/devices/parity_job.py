@@ -16,7 +16,7 @@ import numpy as np
 from f2i_runtime.bundle.store import Bundle, load_array
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.metrics.fidelity import ErrorSums
-from f2i_runtime.targets import Selection, Variant, find_target
+from f2i_runtime.targets import Selection, Variant, find_target, target_of
 
 from f2i_bench.core.protocol import Row, with_figures
 
@@ -28,7 +28,7 @@ INTEGER_GATE = 5e-3
 
 def runnable(bundle: Bundle, only: Selection, where: str) -> list[Variant]:
     """Returns the bundle's variants that the Python runner can open on an ARM64 device. Raises UsageError, which names ``where``, when there is none."""
-    variants = [v for v in bundle.manifest.variants(only) if find_target(v.target).arm64]
+    variants = [v for v in bundle.manifest.variants(only) if target_of(v).arm64]
     if not variants:
         raise UsageError(f"{bundle.root}: nothing {where} for that target, precision and accelerator; it holds {bundle.manifest.listed()}")
     return variants

@@ -17,7 +17,7 @@ from f2i_runtime import __version__
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.files import sha256_file
-from f2i_runtime.targets import EVERYTHING, Selection, Variant, find_target
+from f2i_runtime.targets import EVERYTHING, Selection, Variant, target_of
 
 from f2i_bench.core.protocol import BenchReport, Device, Layer, Limit, OpTime, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from f2i_bench.core.sensors import Sensors, TemperatureGate
@@ -79,7 +79,7 @@ def bench_host(
         raise UsageError(
             f"{bundle.root}: nothing to measure for that target, precision and accelerator; it holds {bundle.manifest.listed()}"
         )
-    timed = [v for v in variants if find_target(v.target).native_here]
+    timed = [v for v in variants if target_of(v).native_here]
     rows = [_untimed(v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
     layers = _layers(bundle)
     flops = {c: sum(x.flops for x in layers if x.component == c) for c in bundle.manifest.components}
@@ -143,8 +143,10 @@ def _cpu_name() -> str:
 
 
 def _untimed(variant: Variant, component: str, threads: int) -> Row:
-    target = find_target(variant.target)
-    reason = f"{target.label} runs on {' and '.join(SYSTEMS.get(p, p) for p in target.platforms)} only; the {target.stand_in} that computes here has no meaningful time"
+    target = target_of(variant)
+    where = " and ".join(SYSTEMS.get(p, p) for p in target.platforms)
+    place = f"{target.label} runs on {where} only" if where else f"{variant} is for a phone's {variant.accelerator}"
+    reason = f"{place}; the {target.stand_in} that computes here has no meaningful time"
     return Row(**variant._asdict(), component=component, threads=threads, status="not timed", reason=reason)
 
 

@@ -21,7 +21,7 @@ from f2i_runtime.engines.session import Session, engine_adapter, installed, open
 from f2i_runtime.errors import F2IError, UsageError
 from f2i_runtime.memory import peak_rss
 from f2i_runtime.pipeline import Pipeline, open_pipeline
-from f2i_runtime.targets import Variant, find_target
+from f2i_runtime.targets import Variant, target_of
 
 from f2i_bench.host.photo_predictor import RepeatPipeline, time_photo
 
@@ -37,7 +37,7 @@ class OpenVariant:
     def open(self) -> dict[str, Any]:
         """Load every component: ``{"engine", "load_ns": {component}}``."""
         load, feeds = {}, golden_inputs(self.bundle)
-        import_engine(self.variant.target)
+        import_engine(self.variant)
         for name in self.components():
             path, shapes = self.artifact(name)
             began = time.perf_counter_ns()
@@ -73,7 +73,7 @@ class OpenVariant:
 
     def profile(self, component: str) -> list[dict[str, Any]] | None:
         """The engine's own profile of one run, by kind of operator; None where the engine gives none."""
-        adapter = find_target(self.variant.target).profile
+        adapter = target_of(self.variant).profile
         if adapter is None:
             return None
         path, _ = self.artifact(component)
@@ -83,10 +83,10 @@ class OpenVariant:
         return found
 
 
-def import_engine(target: str) -> None:
+def import_engine(variant: Variant) -> None:
     """Starts the library itself, which is not part of the model's load time."""
-    if installed(target):
-        engine_adapter(target).load(f"the {target} engine")
+    if installed(variant):
+        engine_adapter(variant).load(f"the {variant.target} engine")
 
 
 def golden_inputs(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from f2i_export.hexagon.chips import ESTIMATED, Chip, chip_with_estimate
 from f2i_export.hexagon.compile_child import CompileRequest, Limits, estimate_graph
 from f2i_export.hexagon.compiler_profile import CompilerEstimate
-from f2i_export.hexagon.qnn_provider import DISTRIBUTION, find_wheel
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import atomic_file, cache_root
+from f2i_runtime.hexagon.chips import ESTIMATED, Chip, chip_with_estimate
+from f2i_runtime.hexagon.qnn_provider import DISTRIBUTION, find_wheel
 
 from f2i_bench.npu.estimate_records import FLOAT16, PRECISIONS, ComponentEstimate, EstimateReport, ModelEstimate, add_up, source_line
 from f2i_bench.npu.subjects import Subject

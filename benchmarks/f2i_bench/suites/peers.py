@@ -26,7 +26,7 @@ from f2i_runtime.engines.session import Session, open_session
 from f2i_runtime.errors import F2IError, UsageError
 from f2i_runtime.files import write_json
 from f2i_runtime.stderr_filter import redirect_output
-from f2i_runtime.targets import Selection, find_target
+from f2i_runtime.targets import CPU, Selection, find_target
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +54,11 @@ class Peer:
 
 def compare_peers(bundle: Bundle, *, threads: int = 2, rounds: int = 10, component: str | None = None) -> list[Peer]:
     """Every component (or only one) of the bundle's fp32 ExecuTorch and LiteRT variants. Raises UsageError when it has none, ToolchainError when an engine fails."""
-    held = [v for v in bundle.manifest.variants(Selection(precision="fp32")) if find_target(v.target).converter.installed()]
+    held = [
+        v
+        for v in bundle.manifest.variants(Selection(precision="fp32"))
+        if v.accelerator == CPU and find_target(v.target).converter.installed()
+    ]
     documented = {v: load_converter(v.target).as_documented for v in held}
     peers = {v: export for v, export in documented.items() if export}
     if not peers:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,17 @@ import psutil
 from f2i_runtime.child_process import python_child
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.files import cache_root
+from f2i_runtime.hexagon.chips import Chip
+from f2i_runtime.hexagon.qnn_provider import find_wheel, provider_options
+from f2i_runtime.locks import claim, sweep
 
-from f2i_export.hexagon.chips import Chip
 from f2i_export.hexagon.compiler_profile import CompilerEstimate, read_profile
-from f2i_export.hexagon.qnn_provider import find_wheel, provider_options
 
 GIB = 1 << 30
 POLL_SECONDS = 0.05
 LABEL = "hexagon"
+WORKING = "compile"
+"""What a child's working folder in the cache is staged for; one whose parent died is removed by the next compilation."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """A graph to compile: its name for errors, its file, the precision, the chip, and a sample input file (``.npz``) that scales are found on."""
+    """A graph to compile: its name for errors, its file, the precision, the chip, and a sample input file (``.npz``) that scales are found on.
+
+    ``quantized``: the graph is in its precision already, and is compiled as it is.
+    """
 
     label: str
     model: Path
@@ -45,6 +53,17 @@ class CompileRequest:
     chip: Chip
     sample: Path | None = None
     limits: Limits = field(default=Limits())
+    quantized: bool = False
+
+
+@dataclass(frozen=True)
+class CompiledContext:
+    """What became of a graph: the number of its ops that the NPU takes, which is all of them, the partitions that they lie in, and the files, by what
+    each is: ``graph`` and ``binary``."""
+
+    ops: int
+    partitions: int
+    files: dict[str, Path]
 
 
 def estimate_graph(request: CompileRequest) -> CompilerEstimate:
@@ -52,20 +71,50 @@ def estimate_graph(request: CompileRequest) -> CompilerEstimate:
 
     Raises ToolchainError, with the log, where the compiler refuses the graph, crashes, takes too long or too much memory, or gives no estimate.
     """
+    with _compiled(request, context=False) as (result, log, _):
+        estimate = read_profile(result.get("profile", ()))
+        if estimate is None:
+            raise _failure(request, "the compiler gave no estimate", log)
+        return estimate
+
+
+def compile_context(request: CompileRequest, folder: Path) -> CompiledContext:
+    """Compiles a graph for the chip into a context binary, beside a graph of one op that names it; both are moved into ``folder`` when they are complete.
+
+    No op may stay on the CPU. Raises ToolchainError as :func:`estimate_graph` does.
+    """
+    with _compiled(request, context=True) as (result, log, made):
+        graph, binaries = made / result["context"], [path for path in made.glob("*.bin") if path.is_file()]
+        if not graph.is_file() or len(binaries) != 1:
+            raise _failure(request, f"expected one graph and one context binary, got {len(binaries)} binaries", log)
+        files = {"graph": folder / graph.name, "binary": folder / binaries[0].name}
+        shutil.move(graph, files["graph"])
+        shutil.move(binaries[0], files["binary"])
+        return CompiledContext(int(result["ops"]), int(result["partitions"]), files)
+
+
+@contextlib.contextmanager
+def _compiled(request: CompileRequest, context: bool) -> Iterator[tuple[dict[str, Any], Path, Path]]:
+    """Runs a child; gives its result, its log, and the folder that it wrote to, which is removed afterwards. The log is kept where the block fails."""
     wheel = find_wheel()
     try:
         logs = cache_root() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UsageError(f"{cache_root()}: the cache cannot be written: {e.strerror}; set F2I_CACHE to a folder that can") from e
-    with tempfile.TemporaryDirectory(prefix="f2i-hexagon-") as name:
-        folder = Path(name)
+    sweep(cache_root(), WORKING)
+    working = claim(cache_root() / WORKING)
+    try:
+        folder = working.path
+        folder.mkdir()
         content = {
-            "model": str(request.model.absolute()),
+            "model": request.model.name,
             "precision": request.precision,
-            "sample": str(request.sample) if request.sample else "",
+            "quantized": request.quantized,
+            "sample": str(request.sample.absolute()) if request.sample else "",
             "provider": str(wheel.provider),
             "options": provider_options(wheel.backend, request.chip),
+            "context": context,
         }
         (folder / "request.json").write_text(json.dumps(content))
         handle, log_name = tempfile.mkstemp(
@@ -74,18 +123,29 @@ def estimate_graph(request: CompileRequest) -> CompilerEstimate:
         log = Path(log_name)
         with os.fdopen(handle, "wb") as sink:
             result = _run(request, folder, sink, log)
-        estimate = read_profile(result.get("profile", ()))
-        if "error" in result or estimate is None:
-            raise _failure(request, result.get("error", "the compiler gave no estimate"), log)
+        if "error" in result:
+            raise _failure(request, result["error"], log)
+        yield result, log, folder
+    finally:
+        working.release()
     log.unlink(missing_ok=True)
-    return estimate
 
 
 def _run(request: CompileRequest, folder: Path, sink: Any, log: Path) -> dict[str, Any]:
-    """Starts the child and watches it until it ends. Returns its result."""
-    command = [*python_child("f2i_export.hexagon.compile_worker"), "request.json", str(folder / "result.json")]
+    """Starts the child and watches it until it ends. Returns its result.
+
+    It works in the model's own folder: the compiler puts the path that it was given into its output, so the path must not say where this machine keeps it.
+    """
+    command = [*python_child("f2i_export.hexagon.compile_worker"), str(folder / "request.json"), str(folder / "result.json")]
     limit = request.limits.memory_bytes or int(psutil.virtual_memory().available * 0.9)
-    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=request.model.absolute().parent,
+        stdin=subprocess.DEVNULL,
+        stdout=sink,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
     began = time.monotonic()
     try:
         while process.poll() is None:

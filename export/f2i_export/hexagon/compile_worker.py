@@ -14,15 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from f2i_runtime.child_process import die_with_parent
 from f2i_runtime.errors import F2IError
-
-from f2i_export.hexagon.qnn_provider import PROVIDER, register_provider
+from f2i_runtime.hexagon.qnn_provider import PROVIDER, register_provider
 
 FLOAT16 = "fp16"
 
 
-def compile_graph(model: Path, devices: list[Any], options: Mapping[str, str], strict: bool) -> Any:
-    """Compiles a graph. ``strict``: an op that the NPU does not take is an error; otherwise it stays on the CPU. Returns the session."""
+def compile_graph(model: Path, devices: list[Any], options: Mapping[str, str], strict: bool, context: Path | None = None) -> Any:
+    """Compiles a graph. ``strict``: an op that the NPU does not take is an error; otherwise it stays on the CPU. Returns the session.
+
+    ``context``: where to write the graph of one op that names the context binary, which is written beside it.
+    """
     import onnxruntime
 
     session = onnxruntime.SessionOptions()
@@ -30,6 +33,9 @@ def compile_graph(model: Path, devices: list[Any], options: Mapping[str, str], s
     session.intra_op_num_threads = 1
     session.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if strict else "0")
     session.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if context:
+        for entry, value in {"enable": "1", "file_path": str(context), "embed_mode": "0"}.items():
+            session.add_session_config_entry(f"ep.context_{entry}", value)
     session.add_provider_for_devices(devices, dict(options))
     return onnxruntime.InferenceSession(str(model), session)
 
@@ -49,26 +55,33 @@ def refused_ops(model: Path, devices: list[Any], options: Mapping[str, str]) -> 
 def work(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Does what the request says; returns the result, with ``error`` where the compiler refused."""
     model = Path(request["model"])
-    if request["precision"] != FLOAT16:
+    if request["precision"] != FLOAT16 and not request["quantized"]:
         from f2i_export.hexagon.to_qdq import quantize_for_npu
 
         model = quantize_for_npu(model, folder / f"{request['precision']}{model.suffix}", request["precision"], request["sample"])
     devices = register_provider(request["provider"])
     profile = folder / "profile.csv"
-    options = {**request["options"], "profiling_level": "detailed", "profiling_file_path": str(profile)}
+    options = dict(request["options"])
+    context = folder / f"context{model.suffix}" if request["context"] else None
+    if context is None:
+        options |= {"profiling_level": "detailed", "profiling_file_path": str(profile)}
     try:
-        compile_graph(model, devices, options, strict=True)
+        session = compile_graph(model, devices, options, strict=True, context=context)
     except Exception as e:  # ONNX Runtime raises its own classes and RuntimeError alike
         traceback.print_exc()
         refused = refused_ops(model, devices, request["options"])
         reason = f"the NPU refuses these ops: {refused}" if refused else f"{type(e).__name__}: {e}"
         return {"error": reason}
+    if context:
+        parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == PROVIDER]
+        return {"context": context.name, "ops": sum(len(part.get_nodes()) for part in parts), "partitions": len(parts)}
     return {"profile": profile.read_text(encoding="utf-8", errors="replace").splitlines() if profile.is_file() else []}
 
 
 def main(arguments: list[str]) -> int:
     """Does one request and writes its result, complete or not at all."""
     request_file, result_file = Path(arguments[0]), Path(arguments[1])
+    die_with_parent()
     try:
         result = work(json.loads(request_file.read_text()), result_file.parent)
     except F2IError as e:

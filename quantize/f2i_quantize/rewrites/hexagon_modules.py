@@ -13,6 +13,12 @@ from f2i_quantize.models.parts import PixelCodec, Resize, TokenProjector, averag
 from f2i_quantize.rewrites.phone_modules import SubpixelUpsample, frozen
 
 
+def corner(kernel: Tensor, phase: int) -> Tensor:
+    """Returns the 2×2 kernels (out, in, 2, 2) of the phase of an upsampling in their corner of 3×3 kernels of zeros, of the same type."""
+    row, column = divmod(phase, 2)
+    return functional.pad(kernel, (column, 1 - column, row, 1 - row))
+
+
 class ShuffledUpsample(nn.Module):
     """The four 2×2 convolutions of :class:`SubpixelUpsample` as one 3×3 convolution and a pixel shuffle.
 
@@ -23,9 +29,7 @@ class ShuffledUpsample(nn.Module):
     def __init__(self, upsample: SubpixelUpsample) -> None:
         super().__init__()
         phases: list[Any] = list(upsample.phases)
-        kernels = []
-        for phase, (row, column) in zip(phases, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
-            kernels.append(functional.pad(phase.weight, (column, 1 - column, row, 1 - row)))
+        kernels = [corner(phase.weight, k) for k, phase in enumerate(phases)]
         weight = torch.stack(kernels, 1).flatten(0, 1)
         self.conv = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=phases[0].bias is not None, device="meta")
         self.conv.weight = frozen(weight)

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.errors import BundleError, UsageError
-from f2i_runtime.targets import CPU, EVERYTHING, FLOAT, Selection, Variant, find_target, targets
+from f2i_runtime.targets import CPU, EVERYTHING, FLOAT, Selection, Variant, kind_of, target_of, targets
 
 SCHEMA = 2
 SOURCE_SUFFIX = ".source.pt2"
@@ -148,6 +149,8 @@ class Delegation(Record):
     delegated_share: float | None = Field(default=None, ge=0, le=1)
     partitions: int | None = Field(default=None, ge=0)
     fallbacks: tuple[Fallback, ...] = ()
+    npu: NpuRecord | None = None
+    """For an artifact that is compiled for a chip's NPU."""
 
 
 class Parity(Record):
@@ -225,7 +228,7 @@ class Gates(Record):
     simulated_sqnr_gap_db: dict[Name, float] = Field(
         default_factory=lambda: {name: t.simulated_sqnr_gap_db for name, t in targets().items()}
     )
-    """Target → between its engine's SQNR and that of the QDQ program its artifact was lowered from."""
+    """Target → between its engine's SQNR and that of the QDQ program its artifact was lowered from. Off the CPU ``TARGET_ACCELERATOR``, without a chip."""
     layer_rel_l2: float = 1e-2
     """The largest relative L2 error of a quantized layer of an artifact when it is given the input of the QDQ program's layer."""
     engines_psnr_db: float | None = 45.0
@@ -237,6 +240,12 @@ class Gates(Record):
     """Compressed Core ML weights: the package beside torch with the package's own decompressed weights."""
     tiling_psnr_db: float | None = 50.0
     """Null for random weights, whose output is noise that no tiling can repeat."""
+
+    def sqnr_gap_db(self, variant: Variant) -> float:
+        """Returns how far the SQNR of an int8 artifact may be from its QDQ program's: the bundle's own gate, else the target's on that accelerator."""
+        kind = kind_of(variant.accelerator)
+        own = self.simulated_sqnr_gap_db.get(variant.target if kind == CPU else f"{variant.target}_{kind}")
+        return target_of(variant).simulated_sqnr_gap_db if own is None else own
 
 
 def parse_color_fix(text: str | None) -> ColorFix | None:
@@ -360,11 +369,6 @@ class Manifest(Record):
     def artifacts_of(self, variant: Variant) -> list[Artifact]:
         """Returns every component's artifact of a variant, in the order of the manifest."""
         return [artifact for artifact in self.artifacts if artifact.variant == variant]
-
-    def simulated_gap_db(self, target: str) -> float:
-        """Returns how far the SQNR of a target's int8 artifact may be from its QDQ program's: the bundle's own gate, else the target's."""
-        own = self.gates.simulated_sqnr_gap_db.get(target)
-        return find_target(target).simulated_sqnr_gap_db if own is None else own
 
     def files(self) -> list[FileRecord]:
         """Every file the manifest vouches for."""

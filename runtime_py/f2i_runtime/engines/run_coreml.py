@@ -16,6 +16,7 @@ import numpy as np
 
 from f2i_runtime.bundle.manifest import CHUNKS
 from f2i_runtime.errors import MissingPackageError, ToolchainError
+from f2i_runtime.targets import CPU
 
 if TYPE_CHECKING:
     from f2i_runtime.mil.judge.neural_engine_rules import LintFinding
@@ -86,7 +87,7 @@ class NativeSession:
 
 
 def open_session(
-    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0
+    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], accelerator: str = CPU, threads: int = 0
 ) -> EvaluatorSession | NativeSession:
     """See :func:`f2i_runtime.engines.session.open_session`: native on macOS, the evaluator elsewhere (``session.engine`` says which).
 

@@ -12,6 +12,7 @@ from executorch.extension.pybindings import portable_lib
 from executorch.runtime import Runtime, Verification
 
 from f2i_runtime.errors import ToolchainError
+from f2i_runtime.targets import CPU
 
 
 class ExecuTorchSession:
@@ -44,6 +45,8 @@ class ExecuTorchSession:
         self.method = None
 
 
-def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> ExecuTorchSession:
+def open_session(
+    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], accelerator: str = CPU, threads: int = 0
+) -> ExecuTorchSession:
     """See :func:`f2i_runtime.engines.session.open_session`."""
     return ExecuTorchSession(path, component, inputs, threads)

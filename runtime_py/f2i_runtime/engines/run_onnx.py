@@ -13,6 +13,7 @@ import onnxruntime
 
 from f2i_runtime.engines.quantized_layers import QuantizedLayer, StoredLayer, pair_layers, with_merged
 from f2i_runtime.errors import ToolchainError
+from f2i_runtime.targets import CPU
 
 
 class OnnxSession:
@@ -46,7 +47,9 @@ class OnnxSession:
         del self.session
 
 
-def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> OnnxSession:
+def open_session(
+    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], accelerator: str = CPU, threads: int = 0
+) -> OnnxSession:
     """See :func:`f2i_runtime.engines.session.open_session`."""
     return OnnxSession(path, component, inputs, threads)
 

@@ -15,6 +15,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from f2i_runtime.engines.quantized_layers import QuantizedLayer, StoredLayer, pair_layers, with_merged
 from f2i_runtime.errors import ToolchainError
+from f2i_runtime.targets import CPU
 
 
 class LiteRTSession:
@@ -56,7 +57,9 @@ class LiteRTSession:
         del self.interpreter
 
 
-def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> LiteRTSession:
+def open_session(
+    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], accelerator: str = CPU, threads: int = 0
+) -> LiteRTSession:
     """See :func:`f2i_runtime.engines.session.open_session`."""
     return LiteRTSession(path, component, inputs, threads)
 

@@ -12,6 +12,7 @@ import torch.ao.quantization.fx._decomposed  # registers the ops of QDQ programs
 
 from f2i_runtime.engines.quantized_layers import QuantizedLayer
 from f2i_runtime.errors import ToolchainError
+from f2i_runtime.targets import CPU
 
 
 class TorchSession:
@@ -38,7 +39,9 @@ class TorchSession:
         del self.module
 
 
-def open_session(path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> TorchSession:
+def open_session(
+    path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], accelerator: str = CPU, threads: int = 0
+) -> TorchSession:
     """See :func:`f2i_runtime.engines.session.open_session`."""
     return TorchSession(path, component, inputs, threads)
 

@@ -8,8 +8,9 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from f2i_runtime.hexagon.qnn_provider import find_wheel
 from f2i_runtime.stderr_filter import drop_engine_logs
-from f2i_runtime.targets import REFERENCE, REFERENCE_ENGINE, Adapter, Variant, check_accelerator, find_target
+from f2i_runtime.targets import HEXAGON, REFERENCE, REFERENCE_ENGINE, Adapter, Variant, check_accelerator, kind_of, target_of
 
 
 class Session(Protocol):
@@ -27,24 +28,27 @@ class Session(Protocol):
         ...
 
 
-def engine_adapter(target: str) -> Adapter:
-    """Returns what executes a target, or the reference. Raises UsageError for an unknown target."""
-    return REFERENCE_ENGINE if target == REFERENCE.target else find_target(target).engine
+def engine_adapter(variant: Variant) -> Adapter:
+    """Returns what executes a variant, or the reference. Raises UsageError for an unknown target."""
+    return REFERENCE_ENGINE if variant.target == REFERENCE.target else target_of(variant).engine
 
 
-def installed(target: str) -> bool:
-    """Returns whether the engine's package can be imported; does not import it."""
-    return engine_adapter(target).installed()
+def installed(variant: Variant) -> bool:
+    """Returns whether the package of the variant's engine can be imported; does not import it."""
+    return engine_adapter(variant).installed()
 
 
 def open_session(variant: Variant, path: Path, *, component: str, inputs: Mapping[str, tuple[int, ...]], threads: int = 0) -> Session:
-    """Load one artifact.
+    """Load one artifact. The engine's module is that of the variant's target on its accelerator, and is told which accelerator it is for.
 
     ``inputs``: names in calling order with their shapes. ``threads``: 0 takes the engine's default.
-    Raises UsageError for an unknown target or an accelerator that it does not have, MissingPackageError with the install command, ToolchainError when the
-    engine refuses the file.
+    Raises UsageError for an unknown target, an accelerator that it does not have or that this machine cannot simulate, MissingPackageError with the install
+    command, ToolchainError when the engine refuses the file.
     """
     check_accelerator(variant)
+    if kind_of(variant.accelerator) == HEXAGON:
+        find_wheel()
     with drop_engine_logs():
-        module = engine_adapter(variant.target).load(f"the {variant.target} engine")
-        return cast("Session", module.open_session(path, component=component, inputs=inputs, threads=threads))
+        module = engine_adapter(variant).load(f"the {variant.target} engine")
+        opened = module.open_session(path, component=component, inputs=inputs, accelerator=variant.accelerator, threads=threads)
+        return cast("Session", opened)

@@ -19,7 +19,7 @@ from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.engines.quantized_layers import QuantizedLayer
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, relative_l2
 from f2i_runtime.pipeline import open_pipeline
-from f2i_runtime.targets import CPU, REFERENCE, Variant, find_target
+from f2i_runtime.targets import CPU, REFERENCE, Variant, find_target, target_of
 from f2i_runtime.validation.reference_run import ReferenceRun, stitch
 from f2i_runtime.validation.results import ComponentRow, Gate, LayerRow, Rows, Subject, finite, gate
 
@@ -70,10 +70,10 @@ def component_gaps(simulated: Simulated, variant: Variant, rows: Iterable[Compon
     gates = []
     for row in rows:
         alone = simulated.sqnr_db[row.component]
-        if alone > LOSSLESS_DB or (find_target(variant.target).half_inside and simulated.precision not in STATIC):
+        if alone > LOSSLESS_DB or (target_of(variant).half_inside and simulated.precision not in STATIC):
             continue  # int8 weights alone lose less than fp16 ops do: `own_weights_rel_l2` asks more of such a target than this gate could
         gap = math.nan if row.sqnr_db is None else abs(row.sqnr_db - alone)
-        limit = limits.simulated_sqnr_gap_db.get(variant.target, find_target(variant.target).simulated_sqnr_gap_db)
+        limit = limits.sqnr_gap_db(variant)
         gates.append(gate(Subject(variant, component=row.component), "simulated_sqnr_gap_db", gap, limit))
     return tuple(gates)
 
@@ -83,13 +83,13 @@ def layer_parity(simulated: Simulated, variant: Variant, bundle: Bundle) -> Rows
 
     Nothing where the target's artifacts cannot be taken apart. Raises MissingPackageError, ToolchainError.
     """
-    if find_target(variant.target).layers is None:
+    if target_of(variant).layers is None:
         return Rows()
     rows: list[LayerRow] = []
     gates: list[Gate] = []
     for component, layers in simulated.layers.items():
         artifact = bundle.manifest.artifact(component, variant)
-        errors = layer_errors(variant.target, bundle.artifact_path(artifact), layers)
+        errors = layer_errors(variant.target, bundle.artifact_path(artifact), layers, variant.accelerator)
         rows += [
             LayerRow(**variant._asdict(), component=component, layer=n.name, op=n.op, rel_l2=finite(errors.get(n.name))) for n in layers
         ]
@@ -125,12 +125,12 @@ def _engine(variant: Variant) -> str:
     return variant.target if variant.accelerator == CPU else f"{variant.target}/{variant.accelerator}"
 
 
-def layer_errors(target: str, path: Path, layers: Sequence[QuantizedLayer]) -> dict[str, float]:
+def layer_errors(target: str, path: Path, layers: Sequence[QuantizedLayer], accelerator: str = CPU) -> dict[str, float]:
     """Relative L2 of every layer found in the artifact at ``path`` by its int8 weights, each given what the QDQ program gave it.
 
     Raises MissingPackageError, ToolchainError.
     """
-    adapter = find_target(target).layers
+    adapter = find_target(target).on(accelerator).layers
     if adapter is None:
         return {}
     outputs: dict[str, Array] = adapter.load(f"comparing the layers of {target} artifacts").layer_outputs(path, layers)

@@ -15,7 +15,7 @@ from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, psnr_y, relative_l2
 from f2i_runtime.photo.photo_listing import photo_files
 from f2i_runtime.photo.whole_photo import read_photo
 from f2i_runtime.pipeline import Pipeline, photo_plan
-from f2i_runtime.targets import Variant, find_target
+from f2i_runtime.targets import Variant, target_of
 from f2i_runtime.tiling.seams import seam_figures
 from f2i_runtime.tiling.tile_plan import TilePlan
 from f2i_runtime.validation.int8_parity import Simulated, component_gaps, layer_parity
@@ -127,7 +127,7 @@ def _component(pipeline: Pipeline, call: Call, truth: ReferenceRun) -> tuple[Row
 def _sources(pipeline: Pipeline, worst: dict[str, dict[str, Array]], walk: bool) -> Rows:
     """Artifacts beside the programs they were converted from, where the target can be asked: what is asked always, and every op where that is asked for."""
     bundle, variant = pipeline.bundle, variant_of(pipeline)
-    source = find_target(variant.target).source
+    source = target_of(variant).source
     if source is None:
         return Rows(bad_ops=() if walk else None)
     diagnose = source.load(f"comparing {variant.target} with its source program")

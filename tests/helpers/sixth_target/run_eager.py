@@ -20,5 +20,5 @@ class EagerSession:
         del self.module
 
 
-def open_session(path, *, component, inputs, threads=0):
+def open_session(path, *, component, inputs, accelerator="cpu", threads=0):
     return EagerSession(path, inputs)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from f2i_runtime.errors import MissingPackageError, UsageError
-
-from f2i_export.hexagon.chips import Chip
+from f2i_runtime.hexagon.chips import Chip
 
 DISTRIBUTION, MODULE = "onnxruntime-qnn", "onnxruntime_qnn"
 WHEEL_VERSION = "2.7.0"

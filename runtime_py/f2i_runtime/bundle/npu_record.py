@@ -1,0 +1,42 @@
+"""What a manifest says of an artifact that was compiled for a chip's NPU: for which, with what, and at what cost as far as the compiler says."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from f2i_runtime.records import Record
+
+
+class NpuEstimate(Record):
+    """What the NPU's compiler expects one run of a component to cost on another chip, the one that it has cost tables for. Nothing was run or measured."""
+
+    chip: str
+    htp: int
+    ms: float = Field(ge=0)
+    ms_lower: float = Field(ge=0)
+    ms_upper: float = Field(ge=0)
+    ddr_read_bytes: int = Field(ge=0)
+    ddr_write_bytes: int = Field(ge=0)
+    vtcm_spill_bytes: int = Field(ge=0)
+    uncosted_ops: int = Field(ge=0)
+    """With any, the milliseconds are too low or wrong."""
+
+    @property
+    def source(self) -> str:
+        """What stands beside every figure of it."""
+        return f"estimated by Qualcomm's compiler for Hexagon v{self.htp}, not measured"
+
+
+class NpuRecord(Record):
+    """What an artifact was compiled for, with what, and at what cost as far as the compiler says."""
+
+    chip: str
+    htp: int
+    """The generation of the chip's NPU."""
+    vtcm_mb: int = Field(ge=1)
+    """Its own fast memory."""
+    compiler: str
+    """The version that the compiler wrote into the artifact."""
+    estimate: NpuEstimate | None = None
+    estimate_fp16: NpuEstimate | None = None
+    """The same component's in fp16, beside a precision of integers."""
