@@ -65,6 +65,42 @@ def test_layers_with_equal_weights_are_all_found(alike, target, tmp_path):
     assert {name for name, error in errors.items() if error > 1e-2} == {"second"}
 
 
+class Fused(torch.nn.Module):
+    """Layers with a ReLU behind them, alone, beside another reader, behind a linear, and behind a sum."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.lone, self.shared, self.inner, self.added = (torch.nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.head, self.tail = torch.nn.Linear(4, 6), torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        shared = self.shared(torch.relu(self.lone(x)))
+        y = torch.relu(self.added(torch.relu(self.inner(torch.relu(shared)))) + shared)
+        return self.tail(torch.relu(self.head(y.flatten(2).transpose(1, 2))))
+
+
+@pytest.mark.parametrize("target", ["tflite", "onnx"])
+def test_a_layer_is_compared_behind_the_relu_that_kernels_compute_with_it(target, tmp_path):
+    module, tiles = Fused().eval(), tuple((torch.rand(1, 4, 8, 8),) for _ in range(3))
+    names = ("lone", "shared", "inner", "added", "head", "tail")
+    rules = {f"net/{name}": Rule(weights="int8", activations="int8") for name in names}
+    tensors = calibrate_component(ComponentInputs("net", module, tiles), rules, load_recipe("w8a8"), lambda *_: None)
+    quantized, example = Quantized(load_recipe("w8a8"), rules, {}, tensors), tiles[0]
+    for name in ("lone", "inner", "head"):  # nothing of the grid is spent on what the ReLU takes away
+        assert int(tensors[f"net/{name}.output_zero_point"]) == -128
+    assert int(tensors["net/shared.output_zero_point"]) > -128 and int(tensors["net/added.output_zero_point"]) > -128
+    assert float(tensors["net/shared.input_scale"]) == float(tensors["net/lone.output_scale"])
+    torch.export.save(capture(qdq_graph(module, example, "net", quantized, fold=True), example), tmp_path / "net.pt2")
+    layers = quantized_layers(TorchSession(tmp_path / "net.pt2", "net", {"x": (1, 4, 8, 8)}, 1), {"x": example[0].numpy()})
+    assert {layer.name for layer in layers if layer.output.min() == 0} == {"lone", "inner", "head"}
+    path = tmp_path / f"net.{target}"
+    graph = qdq_graph(module, example, "net", quantized, fold=target != "tflite")
+    lower(target, LoweringRequest("net", graph, {"x": (1, 4, 8, 8)}, "y", example, "w8a8", {}, path, tmp_path))
+    errors = layer_errors(target, path, layers)
+    assert set(errors) == set(names) and max(errors.values()) < 1e-2, errors
+
+
 def quantized_layer(name, weight, scale, zero=0, given=0):
     shape = np.zeros((1, 2), np.int8)
     return QuantizedLayer(name, "linear", np.int8(weight), shape + np.int8(given), shape, scale, zero)

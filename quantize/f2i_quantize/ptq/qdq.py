@@ -97,7 +97,8 @@ class RecipeQuantizer(Quantizer):
     """Annotates the layers that ``rules`` name and nothing else, and checks that every one of them was annotated.
 
     The input of a layer shares the scale of the quantized layer that makes it, also through ops that only move values, and layers that read
-    the same tensor share one scale: neighbouring engines' kernels then hand on int8 without a round trip through float.
+    the same tensor share one scale: neighbouring engines' kernels then hand on int8 without a round trip through float. Where nothing but a ReLU reads a
+    layer, the output is what the ReLU gives: kernels do both at once, and no step of the scale is spent on what the ReLU takes away.
     """
 
     def __init__(self, component: str, rules: Mapping[str, Rule]) -> None:
@@ -115,12 +116,16 @@ class RecipeQuantizer(Quantizer):
             source, weight = node.args[:2]
             if not (isinstance(source, Node) and isinstance(weight, Node)):
                 raise TypeError(f"{layer.name}: its input or weight is not a tensor of the graph")
-            kind, specs, output = self.rules[layer.name].activations, {weight: self.weight_spec}, None
+            kind, specs = self.rules[layer.name].activations, {weight: self.weight_spec}
             if kind != "float":
-                output = _activation_spec(kind)
                 specs[source] = self._input_spec(source, kind)
-            node.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=specs, output_qspec=output, _annotated=True)
-            self.annotated[node] = layer
+            node.meta["quantization_annotation"] = QuantizationAnnotation(input_qspec_map=specs, _annotated=True)
+            last = rounded_node(node)
+            if kind != "float":
+                last.meta.setdefault("quantization_annotation", QuantizationAnnotation(_annotated=True)).output_qspec = _activation_spec(
+                    kind
+                )
+            self.annotated[last] = layer
         return model
 
     def _input_spec(self, source: Node, kind: str) -> Any:
@@ -132,6 +137,12 @@ class RecipeQuantizer(Quantizer):
 
     def validate(self, model: GraphModule) -> None:
         """Called by ``prepare_pt2e``; what the recipe asked for is counted in :func:`prepare`."""
+
+
+def rounded_node(layer: Node) -> Node:
+    """Returns the node whose result is a layer's output on the integer grid: the ReLU behind the layer where nothing else reads it, or the layer itself."""
+    readers = list(layer.users)
+    return readers[0] if len(readers) == 1 and readers[0].target is torch.ops.aten.relu.default else layer
 
 
 def _activation_spec(kind: str) -> QuantizationSpec:
@@ -163,8 +174,9 @@ def prepare(module: nn.Module, example: Sequence[Tensor], component: str, rules:
         observers = LayerObservers(layer, node.name, weight)  # type: ignore[arg-type]
         if rules[layer.name].activations != "float":
             observers.input = modules.get(str(node.args[0].target))  # type: ignore[union-attr,assignment]
-            following = [modules.get(str(user.target)) for user in node.users if user.op == "call_module"]
-            observers.output = following[0] if len(following) == 1 == len(node.users) else None  # type: ignore[assignment]
+            last = rounded_node(node)
+            following = [modules.get(str(user.target)) for user in last.users if user.op == "call_module"]
+            observers.output = following[0] if len(following) == 1 == len(last.users) else None  # type: ignore[assignment]
             if not (isinstance(observers.input, ActivationObserver) and isinstance(observers.output, ActivationObserver)):
                 raise RuntimeError(f"{layer.name}: PT2E left its input or output without an observer")
             observers.input.channel_axis = 1 if layer.op == "conv2d" else -1

@@ -16,7 +16,8 @@ Array = np.ndarray[Any, Any]
 class QuantizedLayer:
     """A convolution or linear with int8 weights and int8 or int16 activations, and what it was given and gave on one tile.
 
-    ``weight`` int8 (out, in, …), ``input`` and ``rounded`` int8 or int16, as torch lays them out. What it gave is ``scale`` · (``rounded`` - ``zero``).
+    ``weight`` int8 (out, in, …), ``input`` and ``rounded`` int8 or int16, as torch lays them out. What it gave, behind the ReLU
+    that alone reads it where there is one, is ``scale`` · (``rounded`` - ``zero``).
     """
 
     name: str

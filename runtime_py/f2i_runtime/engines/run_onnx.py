@@ -156,11 +156,11 @@ def _int8_nodes(graph: Any, constants: Mapping[str, Any]) -> tuple[list[tuple[An
 
 
 def _until_quantized(node: Any, readers: Mapping[str, list[Any]]) -> list[Any] | None:
-    """Returns the nodes from ``node`` back to its quantize op, with nothing but the bias between them; None where there is no such op."""
+    """Returns the nodes from ``node`` back to its quantize op, with nothing but the bias and a ReLU between them; None where there is no such op."""
     following: list[Any] = []
     while True:
         after = readers.get((following[-1] if following else node).output[0], [])
-        if len(after) != 1 or after[0].op_type not in ("Add", "QuantizeLinear"):
+        if len(after) != 1 or after[0].op_type not in ("Add", "Relu", "QuantizeLinear"):
             return None
         following.append(after[0])
         if after[0].op_type == "QuantizeLinear":

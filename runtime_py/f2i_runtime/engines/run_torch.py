@@ -66,12 +66,12 @@ _WEIGHTS = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 def quantized_layers(session: TorchSession, inputs: Mapping[str, np.ndarray]) -> list[QuantizedLayer]:
-    """The layers of a QDQ program with int8 weights and activations, with what each was given and gave on ``inputs``."""
+    """The layers of a QDQ program with int8 weights and activations, with what each, and the ReLU that alone reads it, was given and gave on ``inputs``."""
     found = []
     for node in session.module.graph.nodes:
         if node.target not in LAYERS or node.args[1].target is not _WEIGHTS or node.args[0].target is not _DQ:
             continue
-        [rounded] = [user for user in node.users if user.target is _Q]
+        [rounded] = [user for user in _behind_relu(node).users if user.target is _Q]
         found.append((node, node.args[1].args[0], node.args[0].args[0], rounded))
     recorder = _Recorder(session.module, {n for layer in found for n in layer[1:]})
     with torch.no_grad():
@@ -90,6 +90,12 @@ def quantized_layers(session: TorchSession, inputs: Mapping[str, np.ndarray]) ->
         )
         for name, (node, weight, given, rounded) in zip(names, found, strict=True)
     ]
+
+
+def _behind_relu(node: Any) -> Any:
+    """Returns the ReLU that alone reads a layer, whose result is then what kernels give for it; else the layer."""
+    readers = list(node.users)
+    return readers[0] if len(readers) == 1 and readers[0].target is torch.ops.aten.relu.default else node
 
 
 def _name(node: Any) -> str:
