@@ -22,8 +22,10 @@ demo: $(READY)
 first-look: $(READY)
 	$(BIN)/f2i demo --target tflite --precision fp16 --out first-look
 
+# Two processes: each may export, which takes two to three gigabytes.
+WORKERS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

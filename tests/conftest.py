@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import filelock
 import hypothesis
 import pytest
 
@@ -34,7 +35,9 @@ def tiny_bundle(cache, tmp_path_factory):
     from f2i_export.write_bundle import ExportOptions, export_bundle
 
     out = tmp_path_factory.mktemp("bundles") / "tiny"
-    export_bundle(ExportOptions("tiny", out, precisions=("fp32", "fp16")))
+    # Of several test processes the first exports, with all processors; the others find its work in the cache.
+    with filelock.FileLock(cache / "tiny.lock"):
+        export_bundle(ExportOptions("tiny", out, precisions=("fp32", "fp16")))
     return out
 
 
