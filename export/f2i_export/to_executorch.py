@@ -27,6 +27,7 @@ from f2i_runtime.errors import UsageError
 from torch.fx import GraphModule
 
 from f2i_export.lowering import Converter, LoweringRequest
+from f2i_export.replaced_attribute import replaced
 
 # XNNPACK runs a list of passes over every delegate, and each one traces the whole delegate again, also where none of its ops occurs: measured, half of
 # all lowering time. The passes named here do nothing unless one of their ops is in the graph, so they are run only then.
@@ -79,20 +80,6 @@ def lean_lowering() -> Iterator[None]:
         replaced(xnnpack_preprocess, "XNNPACKPassManager", _NeededPasses),
     ):
         yield
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """Give ``owner`` another attribute for the length of a block. What it had is put back however the block ends.
-
-    For what a library looks up by name when it runs and takes no argument for. Raises AttributeError where the library has no such name any more.
-    """
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 class _Reasons(logging.Handler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ NAME_BYTES = 24
 def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` (.tflite) and return how much of the graph the XNNPACK delegate takes on this machine."""
     if request.precision in INT8:
-        _lower_static(request)
+        convert_static(request)
         return _delegation(request.path)
     plain = request.scratch / "float32.tflite"
     if not plain.is_file():
-        litert_torch.convert(request.module.eval(), tuple(request.example)).export(str(plain))
+        convert_float(replace(request, path=plain))
     if request.precision == "fp16":
         _halve_weights(plain, request.path)
     else:
@@ -39,8 +40,16 @@ def lower(request: LoweringRequest) -> Delegation:
     return _delegation(request.path)
 
 
-def _lower_static(request: LoweringRequest) -> None:
-    """Convert a QDQ graph. Without a quantizer in the configuration the converter takes no notice of it and the file stays float."""
+def convert_float(request: LoweringRequest) -> None:
+    """Write ``request.path`` (.tflite) in float32."""
+    litert_torch.convert(request.module.eval(), tuple(request.example)).export(str(request.path))
+
+
+def convert_static(request: LoweringRequest) -> None:
+    """Write ``request.path`` (.tflite) of a QDQ graph with unfolded weights.
+
+    Without a quantizer in the configuration the converter takes no notice of it and the file stays float.
+    """
     graph: Any = request.module
     _stay_float(graph)
     _own_dequantize(graph)

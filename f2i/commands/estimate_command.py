@@ -46,7 +46,7 @@ def estimate(
     from f2i_bench.npu.estimate import EstimateOptions, check_options, estimate_models
     from f2i_bench.npu.estimate_records import read_qualities
     from f2i_bench.npu.subjects import subject
-    from f2i_export.hexagon.compile_child import Limits
+    from f2i_export.hexagon.watched_child import Limits
     from f2i_runtime.hexagon.qnn_provider import find_wheel, licence_line
 
     from f2i.estimate_tables import estimate_notes, estimate_table, precise_table

@@ -14,7 +14,7 @@ Entry points are metadata of installed packages, so the child processes of an ex
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import NamedTuple
@@ -100,11 +100,16 @@ _QNN = "onnxruntime_qnn"
 _SIMULATOR = "simulator (numerics only)"
 
 
-def _hexagon(converter: str, engine: str, distributions: tuple[str, ...], precisions: tuple[str, ...]) -> MappingProxyType[str, OnChip]:
-    """Returns what is different about a target on Hexagon: its modules, and what an artifact's content depends on besides the compiler."""
+def _hexagon(
+    converter: Adapter, engine: Adapter, distributions: tuple[str, ...], precisions: tuple[str, ...]
+) -> MappingProxyType[str, OnChip]:
+    """Returns what is different about a target on Hexagon: its modules, and what an artifact's content depends on besides the compiler.
+
+    Whether the compiler is installed is asked wherever Hexagon is; the adapters name what a target needs besides.
+    """
     own = OnChip(
-        engine=Adapter(f"f2i_runtime.engines.{engine}", _QNN, HEXAGON),
-        converter=Adapter(f"f2i_export.hexagon.{converter}", _QNN, HEXAGON),
+        engine=replace(engine, module=f"f2i_runtime.engines.{engine.module}"),
+        converter=replace(converter, module=f"f2i_export.hexagon.{converter.module}"),
         distributions=(*distributions, "onnxruntime-qnn"),
         engine_distributions=("onnxruntime-qnn",),
         precisions=precisions,
@@ -177,6 +182,13 @@ TARGETS: dict[str, Target] = {
         distributions=("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
         engine_distributions=("ai-edge-litert",),
         precisions=(*FLOAT, *INT8),
+        accelerators=(CPU, HEXAGON),
+        on_chip=_hexagon(
+            Adapter("to_dispatch", "litert_torch", "tflite"),
+            Adapter("run_dispatch", "ai_edge_litert", "run-tflite"),
+            ("litert-torch", "litert-converter", "ai-edge-litert", "torch"),
+            ("fp16", "w8a8"),
+        ),
         ram_factor=4.0,
         rank=1,
         layers=Adapter(_TFLITE_ENGINE, "ai_edge_litert", "run-tflite"),
@@ -197,7 +209,12 @@ TARGETS: dict[str, Target] = {
         engine_distributions=("onnxruntime",),
         precisions=(*FLOAT, "w8", *INT8, "w8a16"),
         accelerators=(CPU, HEXAGON),
-        on_chip=_hexagon("to_context", "run_context", ("onnx", "onnxscript", "onnxruntime", "torch"), ("fp16", "w8a8", "w8a16")),
+        on_chip=_hexagon(
+            Adapter("to_context", _QNN, HEXAGON),
+            Adapter("run_context", _QNN, HEXAGON),
+            ("onnx", "onnxscript", "onnxruntime", "torch"),
+            ("fp16", "w8a8", "w8a16"),
+        ),
         ram_factor=4.0,
         rank=3,
         layers=Adapter(_ONNX_ENGINE, "onnx", "onnx"),

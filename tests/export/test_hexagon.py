@@ -9,8 +9,9 @@ import time
 
 import psutil
 import pytest
-from f2i_export.hexagon.compile_child import CompileRequest, Limits, estimate_graph
+from f2i_export.hexagon.compile_child import CompileRequest, estimate_graph
 from f2i_export.hexagon.compiler_profile import read_profile
+from f2i_export.hexagon.watched_child import Limits
 from f2i_runtime.errors import MissingPackageError, ToolchainError, UsageError
 from f2i_runtime.hexagon import qnn_provider
 from f2i_runtime.hexagon.chips import CHIPS, ESTIMATED, chip_with_estimate, find_chip

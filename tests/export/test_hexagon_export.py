@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from f2i_export.export_options import ExportOptions, check_request
-from f2i_export.hexagon.compile_child import CompileRequest, Limits, compile_context
+from f2i_export.hexagon.compile_child import CompileRequest, compile_context
+from f2i_export.hexagon.watched_child import Limits
 from f2i_export.write_bundle import export_bundle
 from f2i_runtime.engines.session import open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError

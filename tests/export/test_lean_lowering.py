@@ -3,7 +3,8 @@
 import executorch.backends.xnnpack.xnnpack_preprocess as preprocess
 import pytest
 import torch.fx.traceback
-from f2i_export.to_executorch import lean_lowering, replaced
+from f2i_export.replaced_attribute import replaced
+from f2i_export.to_executorch import lean_lowering
 
 
 def test_the_libraries_are_as_before_after_an_error():

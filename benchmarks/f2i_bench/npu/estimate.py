@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from f2i_export.hexagon.compile_child import CompileRequest, Limits, estimate_graph
+from f2i_export.hexagon.compile_child import CompileRequest, estimate_graph
 from f2i_export.hexagon.compiler_profile import CompilerEstimate
+from f2i_export.hexagon.watched_child import Limits
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import atomic_file, cache_root
 from f2i_runtime.hexagon.chips import ESTIMATED, Chip, chip_with_estimate
