@@ -21,6 +21,9 @@ def bench_table(report: BenchReport) -> Table:
     columns += ["limit", "bound"] if any(r.limit_share is not None for r in report.rows) else []
     columns += ["M instr."] if any(r.instructions is not None for r in report.rows) else []
     columns += ["SQNR dB"] if device.kind != "host" else []
+    if device.kind == "web":
+        columns.remove("peak MB")
+        columns += ["rel. L2 to native"] + (["÷ native"] if any(r.native_ns for r in report.rows) else [])
     if device.emulated:
         timed = {"median ms", "95 % interval", "p90 ms", "load ms", "peak MB", "runs", "threads"}
         columns = [c for c in columns if c not in timed]
@@ -47,6 +50,8 @@ def bench_table(report: BenchReport) -> Table:
             "SQNR dB": figure(r.sqnr_db, 1),
             "processor": r.cpu_level or "–",
             "rel. L2 to x86": "–" if r.rel_l2 is None else f"{r.rel_l2:.1e}",
+            "rel. L2 to native": "–" if r.rel_l2 is None else f"{r.rel_l2:.1e}",
+            "÷ native": figure(r.median_ns / r.native_ns if r.median_ns and r.native_ns else None, 2),
             "emulated s": "–" if r.first_ns is None else f"{r.first_ns / 1e9:.1f}",
             "result": r.status,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from f2i_runtime.bundle.store import Bundle
@@ -13,10 +13,11 @@ from f2i_runtime.errors import GateError, ToolchainError, UsageError
 from f2i_runtime.targets import EVERYTHING, Selection, target_of
 
 from f2i_bench.core.protocol import BenchReport, Settings
+from f2i_bench.devices.web.web_options import Address, WebOptions
 
 ALL_SECONDS, ROW_SECONDS = 80.0, 6.0
 """The seconds that timing takes in all, and for one row. With loading, warm-up and photos, a bundle of nine variants ends within five minutes."""
-DEVICES = ("host", "arm64", "adb", "apple")
+DEVICES = ("host", "arm64", "adb", "apple", "web")
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,22 @@ class BenchOptions:
     max_temp: float | None = None
     megapixels: str = "12,50,200"
     runners: tuple[Path, ...] = ()
+    web: WebOptions = field(default_factory=WebOptions)
 
 
-def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[BenchReport]:
-    """Measure the bundle on the device that was asked for, or on each of several.
+def run_bench(
+    bundle: Bundle,
+    options: BenchOptions,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    announce: Callable[[Address], None] = lambda _: None,
+) -> list[BenchReport]:
+    """Measure the bundle on the device that was asked for, or on each of several. ``announce`` gets the address of the page, where there is one.
 
     Raises UsageError for a device, number of threads or photo size that cannot be, and whatever the device's own function raises.
     """
     kind, _, serial = options.device.partition(":")
     if kind not in DEVICES or (serial and kind != "adb"):
-        raise UsageError(f"device {options.device!r} is unknown; choose from host, arm64, adb, adb:SERIAL, apple")
+        raise UsageError(f"device {options.device!r} is unknown; choose from host, arm64, adb, adb:SERIAL, apple, web")
     threads = tuple(int(n) for n in _numbers(options.threads, "threads", r"[1-9]\d{0,2}"))
     settings = Settings(
         warmup=options.warmup,
@@ -58,6 +65,10 @@ def run_bench(bundle: Bundle, options: BenchOptions, progress: Callable[[str, in
         from f2i_bench.devices.apple.apple_mac import bench_apple
 
         return [bench_apple(bundle, settings, only=options.only)]
+    if kind == "web":
+        from f2i_bench.devices.web.web_bench import bench_web
+
+        return bench_web(bundle, settings, options.web, only=options.only, progress=progress, announce=announce)
     from f2i_bench.host.host_bench import bench_host
     from f2i_bench.host.photo_predictor import with_predictions
 

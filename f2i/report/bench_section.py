@@ -8,9 +8,10 @@ from f2i_bench.core.protocol import BenchReport
 
 
 def bench_parts(bench: BenchReport) -> dict[str, Any]:
-    """Returns ``limits`` (rows), ``layers`` ({component: table}) and ``profiles`` of the template."""
+    """Returns ``limits`` and ``browser_rows`` (rows), ``layers`` ({component: table}) and ``profiles`` of the template."""
     limits = [r for r in bench.rows if r.status == "ok" and r.limit_share is not None]
-    return {"limits": limits, "layers": _layers(bench), "profiles": _profiles(bench)}
+    browser_rows = bench.rows if bench.device.browser else ()
+    return {"limits": limits, "layers": _layers(bench), "profiles": _profiles(bench), "browser_rows": browser_rows}
 
 
 def _layers(bench: BenchReport) -> dict[str, Any]:

@@ -111,6 +111,16 @@ class OnChip:
 
 
 @dataclass(frozen=True)
+class Browser:
+    """How a target's artifacts run on a page."""
+
+    script: str
+    """The page's module (in ``f2i_bench/devices/web/page``) whose ``start`` opens artifacts with the engine."""
+    packages: tuple[str, ...]
+    """The npm packages that it needs, the engine first; :data:`f2i_bench.devices.web.web_runtimes.PACKAGES` pins them."""
+
+
+@dataclass(frozen=True)
 class Target:
     """A way to a phone: what lowers a component, what executes it, what it can be asked, and how far it may be from the reference.
 
@@ -162,6 +172,8 @@ class Target:
     """``lint(path)``: the ops that are known to leave the accelerator, with the rule and its source."""
     arm64: Arm64 | None = None
     """How the Python runner opens it under ARM64 emulation and on Android; None: it does not run there."""
+    browser: Browser | None = None
+    """How a page runs it; None: no page does."""
 
     def on(self, accelerator: str) -> Target:
         """Returns the record as it is on an accelerator: this one, or for a kind in ``on_chip`` one whose engine, converter and limits are that chip's."""

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from f2i_runtime.errors import UsageError
-from f2i_runtime.target_records import CPU, HEXAGON, Adapter, Arm64, DeviceProgram, OnChip, Option, Target, chip_of, kind_of
+from f2i_runtime.target_records import CPU, HEXAGON, Adapter, Arm64, Browser, DeviceProgram, OnChip, Option, Target, chip_of, kind_of
 
 __all__ = [
     "CPU",
@@ -35,6 +35,7 @@ __all__ = [
     "TARGETS",
     "Adapter",
     "Arm64",
+    "Browser",
     "DeviceProgram",
     "OnChip",
     "Option",
@@ -197,6 +198,7 @@ TARGETS: dict[str, Target] = {
             opener="f2i_bench.devices.run_litert",
             program=DeviceProgram("benchmark_model", "f2i_bench.devices.android.run_benchmark_model"),
         ),
+        browser=Browser("run_litert_js.js", ("@litertjs/core", "@litertjs/wasm-utils")),
     ),
     "onnx": Target(
         name="onnx",
@@ -224,6 +226,7 @@ TARGETS: dict[str, Target] = {
             opener="f2i_bench.devices.run_onnxruntime",
             program=DeviceProgram("onnxruntime_perf_test", "f2i_bench.devices.android.run_onnxruntime_perf_test"),
         ),
+        browser=Browser("run_onnxruntime_web.js", ("onnxruntime-web",)),
     ),
 }
 """The targets of this project. Whoever lists or looks up targets uses :func:`targets` or :func:`find_target`, which know those of other packages too."""

@@ -34,10 +34,28 @@ class Settings(Record):
     """The longest wait for a lower temperature, in seconds."""
 
 
+class BrowserFacts(Record):
+    """A browser that measured: what it says that it is, and what it can do."""
+
+    user_agent: str
+    secure: bool
+    """Whether the page came over HTTPS or from the device itself, which WebGPU and threads need."""
+    isolated: bool
+    """Whether the page may have threads (cross-origin isolation)."""
+    simd: bool
+    relaxed_simd: bool
+    threads: bool
+    jspi: bool
+    webgpu: bool
+    shader_f16: bool
+    gpu: str | None
+    """The adapter that WebGPU gives."""
+
+
 class Device(Record):
     """The device that measured."""
 
-    kind: Literal["host", "arm64", "adb", "apple"]
+    kind: Literal["host", "arm64", "adb", "apple", "web"]
     name: str
     serial: str | None = None
     os: str
@@ -47,6 +65,7 @@ class Device(Record):
     memory_bytes: int
     emulated: bool = False
     """True when the wall times come from an emulator. Such times say nothing about a device."""
+    browser: BrowserFacts | None = None
 
 
 class Limit(Record):
@@ -98,7 +117,9 @@ class Row(VariantRow):
     sqnr_db: float | None = None
     """Parity on the device against the golden vectors, where the device is another."""
     rel_l2: float | None = None
-    """The relative L2 error to this machine's own output of the same file, under emulation."""
+    """The relative L2 error to this machine's own output of the same file, under emulation and in a browser."""
+    native_ns: int | None = None
+    """In a browser on this machine: the median of the same file on the engine's native build with as many threads, measured in the same run."""
     ops: tuple[OpTime, ...] = ()
 
 

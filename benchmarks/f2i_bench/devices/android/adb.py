@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -86,6 +87,15 @@ class Phone:
     def pull(self, remote: str, local: Path) -> None:
         """Copy a file from the device. Raises DeviceError."""
         self._transfer(["pull", remote, str(local)])
+
+    def forward_here(self, port: int) -> None:
+        """Lets the device's own port of that number lead to this machine's. Raises DeviceError."""
+        self._transfer(["reverse", f"tcp:{port}", f"tcp:{port}"])
+
+    def end_forward(self, port: int) -> None:
+        """Takes back what :meth:`forward_here` did, if the device is still there."""
+        with contextlib.suppress(DeviceError):
+            self._transfer(["reverse", "--remove", f"tcp:{port}"])
 
     def free_bytes(self, folder: str) -> int:
         """Free space where a folder is. Raises DeviceError when the device does not say."""
