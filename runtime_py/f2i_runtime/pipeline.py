@@ -79,7 +79,7 @@ class Pipeline:
 
     def _noise(self, position: tuple[int, int]) -> np.ndarray:
         shape = next(c.inputs["latent"].shape for c in self.bundle.manifest.components.values() if "lr_latent" in c.inputs)
-        return np.random.default_rng([0, *position]).standard_normal(shape, dtype=np.float32)
+        return tile_noise(shape, position)
 
     def close(self) -> None:
         """Frees all sessions."""
@@ -92,6 +92,11 @@ class Pipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def tile_noise(shape: tuple[int, ...], position: tuple[int, int]) -> np.ndarray:
+    """Returns the noise that a tile at ``position`` (y, x) starts from, float32: the same for that position in every run."""
+    return np.random.default_rng([0, *position]).standard_normal(shape, dtype=np.float32)
 
 
 def open_pipeline(bundle: Bundle, variant: Variant, threads: int = 0) -> Pipeline:

@@ -48,7 +48,7 @@ def test_the_first_output_is_the_base_and_every_layer_can_learn(tmp_path, capsys
     assert all(float(conv.weight.grad.norm()) > 0 for b in blocks for conv in (b.conv1, b.conv2))
 
 
-def test_the_variance_neither_grows_nor_dies_with_depth(tmp_path):
+def test_activations_do_not_grow_with_depth(tmp_path):
     unet = {**SHAPE["unet"], "layers_per_block": 6}
     assert written(tmp_path, unet=unet) == 0
     model, seen = checkpoint.load(tmp_path / "out"), {}
@@ -57,7 +57,7 @@ def test_the_variance_neither_grows_nor_dies_with_depth(tmp_path):
             m.register_forward_hook(lambda _m, _i, output, name=name: seen.__setitem__(name, float(output.detach().std())))
     torch.manual_seed(0)
     model.unet(torch.randn(1, 3, 64, 64), 1, torch.randn(1, 3, 32))
-    assert len(seen) == 4 * 6 + 2 + 4 * 7 and all(0.2 < std < 5 for std in seen.values()), seen
+    assert len(seen) == 4 * 6 + 2 + 4 * 7 and all(0 < std < 2 for std in seen.values()), seen
 
 
 def test_weights_come_from_the_seed_and_the_encoder_from_another_model(tmp_path):

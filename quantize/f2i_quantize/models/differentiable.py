@@ -29,14 +29,24 @@ class Pipeline(nn.Module):
         for name, tensor in graph.constants.items():
             self.register_buffer(f"constant_{name}", tensor, persistent=False)
 
+    @property
+    def last_latent(self) -> str:
+        """The name of the latent that the decoder is given. Raises ValueError for pixel models, which have none."""
+        [decode] = [call for call in self.calls if call.component == "codec_decoder"]
+        return decode.arguments["latent"]
+
     def forward(self, lr: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.tensors(lr, noise)["sr"]
+
+    def tensors(self, lr: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
+        """Returns all named tensors of the calls, the inputs among them."""
         tensors: dict[str, Tensor] = {"lr": lr} | {name: getattr(self, f"constant_{name}") for name in self.constant_names}
         if noise is not None:
             tensors["noise"] = noise
         for call in self.calls:
             arguments = [tensors[call.arguments[name]] for name in self.inputs[call.component]]
             tensors[call.result] = self.modules_by_name[call.component](*arguments)
-        return tensors[self.calls[-1].result]
+        return tensors
 
 
 def step_noise(model: F2IModel, crop: int, count: int, seed: int, position: int) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Training: a model from photos, with or without a teacher, on any number of processes.
 
     photos ──▶ crops ──▶ student ──▶ L1 + FFT-L1 to the photo
-                   └───▶ teacher ──▶ L1 to its output + normalised L1 to its block outputs
+                   └───▶ teacher ──▶ L1 to its output + normalised L1 to its block outputs, or to its last latent
 
 A run keeps everything beside ``out``, in ``<out>.run/``:
 
@@ -34,17 +34,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from f2i_quantize.models import checkpoint, checkpoint_files
 from f2i_quantize.models.checkpoint_files import CHECKPOINT_FOLDER
-from f2i_quantize.models.differentiable import Pipeline, step_noise
 from f2i_quantize.models.whole_model import F2IModel
 from f2i_quantize.train.crops import CropDataset, PhotoSet, batches, read_folder
 from f2i_quantize.train.distill_options import DistillOptions
-from f2i_quantize.train.encoder_distill import load_encoder
-from f2i_quantize.train.held_out import score_photos
-from f2i_quantize.train.losses import BlockOutputs, TokenDistance, feature_l1, fft_l1
+from f2i_quantize.train.held_out import score_photos, upscaled_by
 from f2i_quantize.train.prune import initialise_from
 from f2i_quantize.train.run_folder import BEST, STATE, check_run_folder, has_state, run_folder, start_anew
 from f2i_quantize.train.run_log import RunLog
 from f2i_quantize.train.starting_weights import set_starting_weights
+from f2i_quantize.train.trainee import Trainee, drawn_noise
 from f2i_quantize.train.training_state import MovingAverage, Progress, cosine_rate, load_state, named_weights, save_state
 
 if TYPE_CHECKING:
@@ -84,36 +82,6 @@ class DistillResult:
     """Files that were not used, with reasons."""
 
 
-class Trainee(nn.Module):
-    """The student and what it is compared with; one forward pass gives all losses, so that data-parallel wrappers see every parameter."""
-
-    def __init__(self, student: F2IModel, teacher: F2IModel | None, options: DistillOptions) -> None:
-        super().__init__()
-        self.student = Pipeline(student, options.crop)
-        # Kept out of the module tree: a teacher is never trained, saved or synchronised.
-        self._teacher = (Pipeline(teacher, options.crop).eval(),) if teacher else ()
-        self.weights = options.weights
-        self.taps = BlockOutputs(student.unet) if teacher and options.weights.feature else None
-        self.teacher_taps = BlockOutputs(teacher.unet) if teacher and options.weights.feature else None
-        self.perceptual = TokenDistance(load_encoder(options.perceptual), student.config) if options.perceptual else None
-
-    def forward(self, lr: Tensor, hr: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
-        output = self.student(lr, noise).float()
-        losses = {"l1": (output - hr).abs().mean()}
-        if self.weights.fft:
-            losses["fft"] = fft_l1(output, hr)
-        if self._teacher:
-            with torch.no_grad():
-                target = self._teacher[0](lr, noise).float()
-            losses["teacher"] = (output - target).abs().mean()
-            if self.taps and self.teacher_taps:
-                losses["feature"] = feature_l1(self.taps.take(), self.teacher_taps.take())
-        if self.perceptual:
-            losses["perceptual"] = self.perceptual(output, hr)
-        total = torch.stack([getattr(self.weights, name) * loss for name, loss in losses.items()]).sum()
-        return {"total": total, **{name: loss.detach() for name, loss in losses.items()}}
-
-
 def learning_rate(options: DistillOptions, step: int) -> float:
     """Returns the learning rate of optimizer step ``step`` (from 0): a linear warm-up, then a cosine to ``final_lr``."""
     return cosine_rate(step, options.steps, warmup=options.warmup, highest=options.lr, lowest=options.final_lr)
@@ -126,7 +94,7 @@ def load_models(options: DistillOptions) -> tuple[F2IModel, F2IModel | None]:
     teacher = checkpoint.load(options.teacher) if options.teacher else None
     if options.student in presets.PRESETS and options.init != "checkpoint":
         student = presets.build(options.student, options.seed)
-        set_starting_weights(student, options.seed)
+        set_starting_weights(student)
         if teacher and options.init == "prune":
             initialise_from(student, teacher)
     else:
@@ -177,7 +145,7 @@ class _Run:
         for part in self.student.parts().values():
             part.train()
         for name, p in self.weights.items():
-            p.requires_grad_(not name.endswith("mask_token"))
+            p.requires_grad_(not name.endswith("mask_token") and name.split("/")[0] not in options.freeze)
         trainee = Trainee(self.student, self.teacher, options).to(accelerator.device)
         for pipeline in trainee._teacher:
             pipeline.to(accelerator.device)
@@ -190,6 +158,8 @@ class _Run:
             self.state = load_state(self.folder / STATE, self.average, self.optimizer, options.identity())
         elif self.main:
             start_anew(self.folder)
+        if self.main and trainee.aim == "teacher" and self.teacher:
+            self.validation = upscaled_by(self.teacher, self.validation, tile=options.evaluation_tile, device=accelerator.device)
         self.trainee: Any = accelerator.prepare_model(trainee)
         self.trained = trained
 
@@ -245,7 +215,7 @@ class _Run:
 
     def _noise(self, count: int) -> Tensor | None:
         position = self.state.step * self.accelerator.num_processes + self.accelerator.process_index
-        noise = step_noise(self.student, self.options.crop, count, self.options.seed, position)
+        noise = drawn_noise(self.student, self.teacher, self.options, count, position)
         return None if noise is None else noise.to(self.accelerator.device)
 
     def _report(self, log: RunLog | None, losses: list[dict[str, float]], score: float | None) -> None:

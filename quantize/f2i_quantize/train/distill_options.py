@@ -7,19 +7,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from f2i_runtime.errors import UsageError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from f2i_quantize.train.crops import Degradation
 
 
 class LossWeights(BaseModel):
-    """Factors of the losses; 0 leaves one out. ``teacher`` and ``feature`` count only with a teacher, ``perceptual`` only with a DINOv2."""
+    """Factors of the losses; 0 leaves one out. ``teacher`` and ``feature`` count only with a teacher, ``latent`` only with one whose latents are of the same
+    space, ``perceptual`` only with a DINOv2.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     l1: float = Field(default=1.0, ge=0)
     fft: float = Field(default=0.05, ge=0)
     teacher: float = Field(default=1.0, ge=0)
+    latent: float = Field(default=1.0, ge=0)
     feature: float = Field(default=0.02, ge=0)
     perceptual: float = Field(default=0.1, ge=0)
 
@@ -45,6 +48,12 @@ class DistillOptions(BaseModel):
     """How the student of a preset starts: ``prune``, with the teacher's pruned weights (random without a teacher); ``random``; or ``checkpoint``, the
     bundled model.
     """
+    aim: Literal["auto", "photo", "teacher"] = "auto"
+    """What the student is drawn to and judged by: ``photo``, the photo (and the teacher beside it); ``teacher``, the teacher's output alone, which is
+    what a student of fewer steps is for; ``auto``, the teacher where it takes more steps than the student.
+    """
+    freeze: tuple[Literal["unet", "feature_encoder", "projector", "codec"], ...] = ()
+    """Parts that are not trained."""
     resume: bool = False
     validation: Path | None = None
     """Folder of photos to evaluate on; without it ``holdout`` training photos are held out."""
@@ -83,6 +92,11 @@ class DistillOptions(BaseModel):
     cache: Path | None = None
     """A folder for decoded photos, by hash."""
     tensorboard: bool = False
+
+    @field_validator("freeze", "betas", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [item for item in value.split(",") if item] if isinstance(value, str) else value
 
     def identity(self) -> dict[str, Any]:
         """The options that decide the result; a resumed run must have the same. The others say where and how often things are written."""

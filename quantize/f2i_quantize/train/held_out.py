@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,13 @@ from f2i_runtime.metrics.fidelity import psnr_db, psnr_y, ssim_y, to_uint8
 from f2i_runtime.metrics.perceptual import gmsd, haarpsi, ms_ssim
 from f2i_runtime.photo.photo_listing import find_photos
 from f2i_runtime.photo.resample import resize
+from f2i_runtime.pipeline import tile_noise
 from f2i_runtime.tiling.blend import TilePlan, upscale_array
 from numpy.typing import NDArray
 
 from f2i_quantize.models.differentiable import Pipeline
 from f2i_quantize.models.whole_model import F2IModel
-from f2i_quantize.train.crops import SCALE, Photo, decode, halve
+from f2i_quantize.train.crops import SCALE, Photo, PhotoSet, decode, halve
 
 Pixels = NDArray[np.uint8]
 Upscale = Callable[[Pixels], Pixels]
@@ -67,9 +68,14 @@ def upscaler(model: F2IModel, tile: int | None, *, overlap: int | None = None, d
         run = pipeline(side)
 
         @torch.no_grad()
-        def one(pixels: NDArray[np.float32], _position: tuple[int, int]) -> NDArray[np.float32]:
-            result: NDArray[np.float32] = run(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)).float().cpu().numpy()
+        def one(pixels: NDArray[np.float32], position: tuple[int, int]) -> NDArray[np.float32]:
+            tile_pixels = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+            noise = torch.from_numpy(tile_noise(latent, position)).to(device) if model.config.noise else None
+            result: NDArray[np.float32] = run(tile_pixels, noise).float().cpu().numpy()
             return result
+
+        geometry = model.geometry()
+        latent = (1, geometry.latent_channels(), *(side // geometry.latent_factor(),) * 2)
 
         shared = min(OVERLAP, side // 4) if overlap is None else overlap
         plan = TilePlan(*lr.shape[:2], tile=side, overlap=shared if tile else 0)
@@ -109,15 +115,25 @@ def score_photos(model: F2IModel, photos: Iterable[Photo], *, tile: int, device:
         part.eval()
     upscale = upscaler(model, tile, device=device)
     scores = []
-    for photo in photos:
-        height, width = (min(side, window) for side in photo.lr.shape[:2])
-        top, left = ((side - kept) // 2 for side, kept in zip(photo.lr.shape[:2], (height, width), strict=True))
-        lr = photo.lr[top : top + height, left : left + width]
-        hr = photo.hr[SCALE * top : SCALE * (top + height), SCALE * left : SCALE * (left + width)]
-        scores.append(psnr_y(hr, upscale(lr), SCALE))
+    for photo in (_middle(photo, window) for photo in photos):
+        scores.append(psnr_y(photo.hr, upscale(photo.lr), SCALE))
     for part, mode in zip(parts, training, strict=True):
         part.train(mode)
     return float(np.mean(scores))
+
+
+def upscaled_by(teacher: F2IModel, photos: PhotoSet, *, tile: int, device: torch.device | str = "cpu", window: int = 256) -> PhotoSet:
+    """Returns the middle of each photo with what ``teacher`` makes of it as its truth: a student of it is judged by how near it comes."""
+    upscale = upscaler(teacher, tile, device=device)
+    middles = (_middle(photo, window) for photo in photos.photos)
+    return replace(photos, photos=tuple(replace(photo, hr=upscale(photo.lr)) for photo in middles))
+
+
+def _middle(photo: Photo, window: int) -> Photo:
+    height, width = (min(side, window) for side in photo.lr.shape[:2])
+    top, left = ((side - kept) // 2 for side, kept in zip(photo.lr.shape[:2], (height, width), strict=True))
+    lr = photo.lr[top : top + height, left : left + width]
+    return replace(photo, lr=lr, hr=photo.hr[SCALE * top : SCALE * (top + height), SCALE * left : SCALE * (left + width)])
 
 
 def read_pairs(folder: Path) -> list[tuple[str, Pixels, Pixels]]:

@@ -75,7 +75,7 @@ def read_shape(path: Path) -> Shape:
 def new_student(shape: Shape, seed: int = 0, encoder: F2IModel | None = None) -> F2IModel:
     """Returns a model of the shape with the weights that training starts from, drawn from ``seed``; the feature encoder's are ``encoder``'s where given."""
     model = presets.build_preset(shape.preset(), seed)
-    set_starting_weights(model, seed)
+    set_starting_weights(model)
     if encoder:
         prune_part(model.feature_encoder, encoder.feature_encoder)
     return model
