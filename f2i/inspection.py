@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from f2i_bench.npu.npu_costs import NpuCost, npu_costs
 from f2i_runtime.bundle.manifest import Fallback
+from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.records import Document, VariantRow
 from pydantic import Field
@@ -24,6 +26,8 @@ class ArtifactRow(VariantRow):
     """The oldest system that it runs on, such as ``iOS 18 (macOS 15)``; empty where it comes with the app's own runtime library, or was not recorded."""
     fallbacks: tuple[Fallback, ...]
     """Ops that stay outside the delegate."""
+    npu: NpuRecord | None
+    """For an artifact that is compiled for a chip's NPU: the chip, the compiler's version, and its estimate for another chip. Nothing of it was measured."""
     ane: tuple[BrokenRule, ...] | None
     """Rules of the Neural Engine that the program breaks; null for other targets, and where coremltools is not installed."""
 
@@ -33,6 +37,8 @@ class Inspection(Document):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     artifacts: tuple[ArtifactRow, ...]
+    npu: tuple[NpuCost, ...] = ()
+    """A row per variant that is compiled for an NPU, with whole photos."""
 
 
 def inspect_bundle(bundle: Bundle) -> Inspection:
@@ -50,10 +56,12 @@ def inspect_bundle(bundle: Bundle) -> Inspection:
                 partitions=a.delegation.partitions,
                 needs=a.needs,
                 fallbacks=a.delegation.fallbacks,
+                npu=a.delegation.npu,
                 ane=ane_findings(bundle, a),
             )
             for a in bundle.manifest.artifacts
-        )
+        ),
+        npu=npu_costs(bundle),
     )
 
 

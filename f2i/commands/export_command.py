@@ -48,8 +48,12 @@ def export(
 
     Example: `f2i export nano --precision fp16 --out bundle`
     """
+    from f2i_bench.npu.npu_costs import npu_costs, npu_notes
     from f2i_export.write_bundle import ExportOptions, export_bundle
+    from f2i_runtime.hexagon.qnn_provider import find_wheel, licence_line
     from f2i_runtime.tiling.tile_plan import parse_overlap
+
+    from f2i.npu_view import npu_table
 
     options: tuple[tuple[str, str], ...] = (("delegate", delegate),) if delegate != "xnnpack" else ()
     options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
@@ -70,3 +74,9 @@ def export(
         )
         bundle = export_bundle(request, steps.event)
     print_table(artifact_table(bundle))
+    costs = npu_costs(bundle)
+    if costs:
+        err.print(licence_line(find_wheel()), style="dim")
+        print_table(npu_table(costs))
+    for note in npu_notes(costs):
+        err.print(note, style="yellow")

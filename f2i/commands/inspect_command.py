@@ -11,9 +11,11 @@ def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
 
     Example: `f2i inspect bundle --json`
     """
+    from f2i_bench.npu.npu_costs import npu_notes
     from f2i_runtime.bundle.store import open_bundle
 
     from f2i.inspection import ane_lines, inspect_bundle
+    from f2i.npu_view import npu_table
 
     opened = open_bundle(bundle)
     inspection = inspect_bundle(opened)
@@ -26,3 +28,7 @@ def inspect(bundle: BundleArgument, as_json: JsonFlag = False) -> None:
             out.print(f"{a.variant} {a.component}: {fallback.op}: {fallback.reason}")
     for line in ane_lines(inspection):
         out.print(line)
+    if inspection.npu:
+        print_table(npu_table(inspection.npu))
+        for note in npu_notes(inspection.npu):
+            out.print(note)

@@ -40,6 +40,12 @@ def validate(
     accelerator: OneAccelerator = None,
     num_tiles: Annotated[int, typer.Option(min=1, help="The number of tiles that each component is compared on.")] = 16,
     num_photos: Annotated[int, typer.Option(min=1, help="The number of photos that are upscaled whole.")] = 2,
+    simulated_tiles: Annotated[
+        int, typer.Option(min=1, help="The same for an NPU that is simulated, which takes seconds for each tile.")
+    ] = 1,
+    simulated_photos: Annotated[
+        int, typer.Option(min=0, help="The number of photos that a simulated NPU upscales beside one tile, four tiles each.")
+    ] = 0,
     threads: Threads = 0,
     find_bad_op: Annotated[
         bool, typer.Option("--find-bad-op", help="Core ML: name the first operation out of tolerance, and the operations to keep in fp32.")
@@ -75,6 +81,8 @@ def validate(
         threads=threads,
         find_bad_op=find_bad_op,
         accelerator=accelerator,
+        simulated_tiles=simulated_tiles,
+        simulated_photos=simulated_photos,
     )
     with Steps(err) as steps:
         report = run_validation(opened, options, ValidationOutputs(json_file, junit, html, bench_file), ray, command_line(), steps.count)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,34 @@ def check_picture(report: EstimateReport) -> None:
         raise UsageError('no model has a known quality, so there is no picture to draw; give one with --quality FILE.json, {"MODEL": dB}')
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A model in one precision: milliseconds for a tile with the compiler's two bounds, and PSNR in dB. ``uncosted``: some of its ops have no cost."""
+
+    name: str
+    title: str
+    precision: str
+    ms: tuple[float, float, float]
+    """Lower bound, estimate, upper bound."""
+    psnr_db: float
+    uncosted: bool
+
+
 def estimate_chart(report: EstimateReport) -> dict[str, Any]:
+    """Returns positions for the template: the models of a report whose quality is known."""
+    marks = [
+        Mark(Path(m.model).name, m.model, m.precision, (m.ms_lower or m.ms, m.ms, m.ms_upper), m.quality, bool(m.uncosted_ops))
+        for m in report.models
+        if m.quality is not None and m.ms
+    ]
+    return chart_of(marks, report.source)
+
+
+def chart_of(shown: Sequence[Mark], source: str) -> dict[str, Any]:
     """Returns positions for the template: milliseconds (logarithmic) to the right, PSNR upwards; a line has the compiler's two bounds."""
-    shown = [(m, m.quality) for m in report.models if m.quality is not None and m.ms]
-    bounds = [math.log10(ms) for m, _ in shown for ms in (m.ms_lower or m.ms, m.ms_upper)]
+    bounds = [math.log10(ms) for m in shown for ms in m.ms]
     x_low, x_high = spread(min(bounds), max(bounds), 0.3)
-    y_low, y_high = spread(min(q for _, q in shown), max(q for _, q in shown), 0.5)
+    y_low, y_high = spread(min(m.psnr_db for m in shown), max(m.psnr_db for m in shown), 0.5)
 
     def place_x(ms: float) -> float:
         return round(LEFT + (math.log10(ms) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
@@ -38,16 +62,16 @@ def estimate_chart(report: EstimateReport) -> dict[str, Any]:
 
     points = [
         {
-            "name": f"{Path(m.model).name} {m.precision}{'*' * bool(m.uncosted_ops)}",
+            "name": f"{m.name} {m.precision}{'*' * m.uncosted}",
             "shape": SHAPES[m.precision],
-            "x": place_x(m.ms),
-            "y": place_y(quality),
+            "x": place_x(m.ms[1]),
+            "y": place_y(m.psnr_db),
             "r": RADIUS,
-            "low": place_x(m.ms_lower or m.ms),
-            "high": place_x(m.ms_upper),
-            "title": f"{m.model} {m.precision}: {m.ms:.2f} ms ({m.ms_lower:.2f} … {m.ms_upper:.2f}), {quality:.2f} dB",
+            "low": place_x(m.ms[0]),
+            "high": place_x(m.ms[2]),
+            "title": f"{m.title} {m.precision}: {m.ms[1]:.2f} ms ({m.ms[0]:.2f} … {m.ms[2]:.2f}), {m.psnr_db:.2f} dB",
         }
-        for m, quality in shown
+        for m in shown
     ]
     place_names(points)
     return {
@@ -57,14 +81,19 @@ def estimate_chart(report: EstimateReport) -> dict[str, Any]:
         "x_ticks": [{"at": place_x(t), "label": f"{t:g}"} for t in log_ticks(x_low, x_high)],
         "y_ticks": [{"at": place_y(t), "label": f"{t:g}"} for t in axis_ticks(y_low, y_high)],
         "points": points,
-        "source": report.source,
-        "uncosted": any(m.uncosted_ops for m, _ in shown),
+        "source": source,
+        "uncosted": any(m.uncosted for m in shown),
     }
 
 
 def write_picture(path: Path, report: EstimateReport) -> None:
     """Write the picture, complete or not at all. Raises UsageError when it cannot be written."""
+    write_text(path, picture(estimate_chart(report)))
+
+
+def picture(chart: dict[str, Any]) -> str:
+    """Returns the SVG of a chart."""
     environment = Environment(
         loader=PackageLoader("f2i.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    write_text(path, environment.get_template("estimate.svg.j2").render(chart=estimate_chart(report)))
+    return environment.get_template("estimate.svg.j2").render(chart=chart)

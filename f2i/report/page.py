@@ -24,6 +24,7 @@ from markupsafe import Markup
 from f2i.report.bench_section import bench_parts
 from f2i.report.charts import Variant, scatter, shares
 from f2i.report.images import HEAT_DECADES, INFERNO, ReportImages
+from f2i.report.npu_section import npu_part
 from f2i.report.sensitivity_charts import trade_off, unit_rows
 from f2i.result_views import VariantSummary, gate_line, variant_summaries, verdict
 from f2i.tables import figure, share
@@ -76,6 +77,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
         images=Markup(_script_json(images.photos)),
         inferno=INFERNO,
         decades=HEAT_DECADES,
+        npu=npu_part(bundle, summaries),
         bench=bench,
         **(bench_parts(bench) if bench else {}),
         doctor=examine(),

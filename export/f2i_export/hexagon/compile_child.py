@@ -44,6 +44,8 @@ class CompiledContext:
 
     ops: int
     partitions: int
+    integer_layers: int
+    """Convolutions and products whose stored weight is in integers."""
     files: dict[str, Path]
 
 
@@ -71,7 +73,7 @@ def compile_context(request: CompileRequest, folder: Path) -> CompiledContext:
         files = {"graph": folder / graph.name, "binary": folder / binaries[0].name}
         shutil.move(graph, files["graph"])
         shutil.move(binaries[0], files["binary"])
-        return CompiledContext(int(result["ops"]), int(result["partitions"]), files)
+        return CompiledContext(int(result["ops"]), int(result["partitions"]), int(result["integer_layers"]), files)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,9 @@ from f2i_runtime.errors import F2IError
 from f2i_runtime.hexagon.qnn_provider import PROVIDER, register_provider
 
 FLOAT16 = "fp16"
+PRODUCTS = ("FullyConnected", "MatMul")
+STORED, INT8 = 4, (0x308, 0x408)
+"""QNN's numbers (``QnnTypes.h``) for a stored tensor, and for integers of eight bits, signed and unsigned."""
 
 
 def compile_graph(model: Path, devices: list[Any], options: Mapping[str, str], strict: bool, context: Path | None = None) -> Any:
@@ -38,6 +41,18 @@ def compile_graph(model: Path, devices: list[Any], options: Mapping[str, str], s
             session.add_session_config_entry(f"ep.context_{entry}", value)
     session.add_provider_for_devices(devices, dict(options))
     return onnxruntime.InferenceSession(str(model), session)
+
+
+def integer_layers(folder: Path) -> int:
+    """Returns the number of convolutions and products with a stored weight in integers, in the graphs that the provider described in ``folder``."""
+    count = 0
+    for path in folder.glob("*.json"):
+        described = json.loads(path.read_text()).get("graph", {})
+        tensors = described.get("tensors", {})
+        for node in described.get("nodes", {}).values():
+            weights = [tensors[name] for name in node["input_names"][1:2] if "Conv" in node["type"] or node["type"] in PRODUCTS]
+            count += sum(weight["type"] == STORED and weight["data_type"] in INT8 for weight in weights)
+    return count
 
 
 def refused_ops(model: Path, devices: list[Any], options: Mapping[str, str]) -> str:
@@ -63,7 +78,9 @@ def work(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     profile = folder / "profile.csv"
     options = dict(request["options"])
     context = folder / f"context{model.suffix}" if request["context"] else None
-    if context is None:
+    if context:
+        options |= {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(folder)}
+    else:
         options |= {"profiling_level": "detailed", "profiling_file_path": str(profile)}
     try:
         session = compile_graph(model, devices, options, strict=True, context=context)
@@ -74,7 +91,12 @@ def work(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return {"error": reason}
     if context:
         parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == PROVIDER]
-        return {"context": context.name, "ops": sum(len(part.get_nodes()) for part in parts), "partitions": len(parts)}
+        return {
+            "context": context.name,
+            "ops": sum(len(part.get_nodes()) for part in parts),
+            "partitions": len(parts),
+            "integer_layers": integer_layers(folder),
+        }
     return {"profile": profile.read_text(encoding="utf-8", errors="replace").splitlines() if profile.is_file() else []}
 
 

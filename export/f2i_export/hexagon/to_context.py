@@ -16,6 +16,7 @@ from f2i_export.hexagon.compile_child import CompileRequest, compile_context
 from f2i_export.hexagon.npu_estimates import estimates_of
 from f2i_export.hexagon.shuffled_layers import with_shuffled_layers
 from f2i_export.hexagon.source_graphs import source_graph
+from f2i_export.hexagon.to_plain import integer_weights, plain_norms
 from f2i_export.lowering import Converter, LoweringRequest
 
 BINARY = "ep_cache_context"
@@ -26,7 +27,7 @@ COMPILER = "ep_sdk_version"
 def lower(request: LoweringRequest) -> Delegation:
     """Write ``request.path`` and the context binary ``<path>.bin`` beside it. Raises ToolchainError where the NPU does not take the whole graph."""
     chip = find_chip(chip_of(request.accelerator))
-    graph = source_graph(request)
+    graph = source_graph(request, prepare)
     made = request.path.with_name(f"{request.path.stem}-compiled")
     made.mkdir()
     wanted = CompileRequest(f"{request.component}/{chip.name}", graph, request.precision, chip, quantized=True)
@@ -35,9 +36,25 @@ def lower(request: LoweringRequest) -> Delegation:
     compiled.files["binary"].rename(request.path.with_name(f"{request.path.name}.bin"))
     compiled.files["graph"].unlink()
     made.rmdir()
+    _check_integers(request, graph, compiled.integer_layers)
     estimate, in_fp16 = estimates_of(request, graph)
     npu = NpuRecord(chip=chip.name, htp=chip.htp, vtcm_mb=chip.vtcm_mb, compiler=compiler, estimate=estimate, estimate_fp16=in_fp16)
     return Delegation(ops=compiled.ops, delegated_share=1.0, partitions=compiled.partitions, npu=npu)
+
+
+def prepare(path: Path) -> None:
+    """Respell what the compiler refuses in a graph that was just written."""
+    model = onnx.load(path, load_external_data=False)
+    if plain_norms(model):
+        onnx.save(model, path)
+
+
+def _check_integers(request: LoweringRequest, graph: Path, compiled: int) -> None:
+    """Raises ToolchainError where a layer that the QDQ graph stores in int8 is computed in float: nothing else shows it."""
+    wanted = integer_weights(onnx.load(graph, load_external_data=False))
+    if compiled < wanted:
+        reason = f"the NPU computes {compiled} of {wanted} quantized layers in integers, expected all of them"
+        raise ToolchainError(component=request.component, target="onnx", stage=f"compiling in {request.precision}", reason=reason)
 
 
 def _name_binary(made: Path, path: Path, name: str) -> str:

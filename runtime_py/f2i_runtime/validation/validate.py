@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from f2i_runtime.bundle.manifest import Gates
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.pipeline import open_pipeline
-from f2i_runtime.targets import Variant
+from f2i_runtime.targets import Variant, target_of
 from f2i_runtime.validation.int8_parity import Crops, Simulated, engine_agreement, simulate
 from f2i_runtime.validation.judging import Judged, StitchedPhoto, judge_variant
-from f2i_runtime.validation.reference_run import ReferenceRun, run_reference
+from f2i_runtime.validation.reference_run import Array, ReferenceRun, run_reference
 from f2i_runtime.validation.results import Environment, Gate, Report, Rows, Subject, finite, gate, joined, report_of
+from f2i_runtime.validation.simulated_run import count_runs, few_tiles
 from f2i_runtime.validation.validate_options import ValidateOptions, chosen_variants
 
 
@@ -47,18 +48,25 @@ def measure(
 ) -> Measured:
     """Returns what this process finds about the variants that the options select. Arguments and errors as :func:`validate`."""
     variants = chosen_variants(bundle, options)
-    truth = run_reference(bundle, options, progress)
-    simulated: dict[str, Simulated | None] = {}
-    precisions = list(dict.fromkeys(v.precision for v in variants))
-    for precision in precisions:
-        simulated[precision] = simulate(bundle, precision, truth, options.threads)
-        progress("QDQ programs", len(simulated), len(precisions))
+    truths: dict[bool, ReferenceRun] = {}
+    simulated: dict[tuple[str, bool], Simulated | None] = {}
+    kinds = list(dict.fromkeys((v.precision, target_of(v).simulated) for v in variants))
+    for few in sorted({few for _, few in kinds}):
+        truths[few] = few_tiles(bundle, options, progress) if few else run_reference(bundle, options, progress)
+    truth = truths.get(False, next(iter(truths.values())))
+    for precision, few in kinds:
+        simulated[precision, few] = simulate(bundle, precision, truths[few], options.threads)
+        progress("QDQ programs", len(simulated), len(kinds))
     judged: list[Judged] = []
     for variant in variants:
+        few = target_of(variant).simulated
         with open_pipeline(bundle, variant, threads=options.threads) as pipeline:
-            judged.append(judge_variant(pipeline, truth, simulated[variant.precision], options, show))
+            if few:
+                count_runs(pipeline, truths[few], progress)
+            judged.append(judge_variant(pipeline, truths[few], simulated[variant.precision, few], options, show))
         progress("variants", len(judged), len(variants))
-    found = {precision: alone for precision, alone in simulated.items() if alone}
+    # Of a precision that both kinds have, the figures are those of more tiles.
+    found = {precision: alone for (precision, _), alone in sorted(simulated.items(), key=lambda item: -item[0][1]) if alone}
     environment = Environment(
         machine=platform.machine(),
         python=platform.python_version(),
@@ -67,7 +75,10 @@ def measure(
         tiling_psnr_db=finite(truth.tiling_psnr_db),
         simulated_sqnr_db={p: {c: finite(v) for c, v in alone.sqnr_db.items()} for p, alone in found.items()},
     )
-    crops = {precision: alone.crops for precision, alone in found.items()}
+    crops: dict[str, dict[str, Array]] = {}
+    for (precision, _), alone in simulated.items():
+        if alone:
+            crops.setdefault(precision, {}).update(alone.crops)
     return Measured(environment, _reference_gates(truth, bundle.manifest.gates), tuple(judged), crops)
 
 
@@ -82,18 +93,20 @@ def assemble(bundle: Bundle, measured: Sequence[Measured]) -> Report:
     for part in measured:
         for found in part.gates:
             own[found.id] = found if not found.passed else own.get(found.id, found)
-        simulated = {**part.simulated, **simulated}
+        for precision, crops in part.simulated.items():
+            simulated[precision] = {**crops, **simulated.get(precision, {})}
         figures = part.environment.simulated_sqnr_db | figures
     before: dict[str, list[tuple[Variant, Crops]]] = {}
     parts = [Rows(gates=tuple(own.values()))]
     for judged in (one for part in measured for one in part.variants):
         precision, rows = judged.variant.precision, judged.rows
         if precision in simulated:
-            others = before.setdefault(precision, [])
+            every = before.setdefault(precision, [])
+            others = [other for other in every if set(judged.crops) <= set(other[1])]  # a simulated chip has crops of its own
             figure_rows, gates = engine_agreement(judged.variant, judged.crops, simulated[precision], others, bundle.manifest.gates)
             photos = tuple(row.model_copy(update={"psnr_db_to": figure_rows[row.image]}) for row in rows.photos)
             rows = replace(rows, photos=photos, gates=rows.gates + gates)
-            others.append((judged.variant, judged.crops))
+            every.append((judged.variant, judged.crops))
         parts.append(rows)
     return report_of(joined(parts), measured[0].environment.model_copy(update={"simulated_sqnr_db": figures}))
 

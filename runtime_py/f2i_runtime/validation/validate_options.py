@@ -28,6 +28,10 @@ class ValidateOptions:
     find_bad_op: bool = False
     """Walk every Core ML program beside the one it was converted from; see :mod:`f2i_runtime.validation.coreml_findings`."""
     accelerator: str | None = None
+    simulated_tiles: int = 1
+    """Tiles for variants whose chip is simulated, seconds for each: the golden tile first."""
+    simulated_photos: int = 0
+    """Stitched photos for them beside the golden tile, four tiles each."""
 
     @property
     def only(self) -> Selection:
