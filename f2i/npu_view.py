@@ -19,14 +19,12 @@ def npu_table(costs: Sequence[NpuCost]) -> Table:
     sources = dict.fromkeys(cost.source for cost in costs)
     table = Table(title="on the NPU", caption="; ".join(sources) + ". " + PROVES)
     photos = [photo.megapixels for photo in costs[0].photos] if costs else []
-    table.add_column("variant")
-    table.add_column("compiled for")
+    table.add_column("variant", no_wrap=True)
     for column in ("ms for a tile", "lower … upper", "fp16 ms", "spilled MB", "uncosted ops", *(f"{size:g} MP s" for size in photos)):
         table.add_column(column, justify="right")
     for cost in costs:
         table.add_row(
             str(cost.variant),
-            cost.chip,
             f"{cost.ms:.2f}",
             f"{cost.ms_lower:.2f} … {cost.ms_upper:.2f}",
             "–" if cost.ms_fp16 is None else f"{cost.ms_fp16:.2f}",

@@ -41,6 +41,15 @@ def tiny_bundle(cache, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="session")
+def npu_bundle(cache, tmp_path_factory):
+    """The tiny model in fp16, compiled for one Snapdragon chip's NPU. Tests that change it copy it."""
+    from f2i_export.write_bundle import ExportOptions, export_bundle
+
+    out = tmp_path_factory.mktemp("npu") / "tiny"
+    return export_bundle(ExportOptions("tiny", out, ("onnx",), accelerators=("hexagon",), socs=("Snapdragon 8 Elite",)))
+
+
 @pytest.fixture
 def bundle_copy(tiny_bundle, tmp_path):
     """A copy of the bundle that a test may damage."""

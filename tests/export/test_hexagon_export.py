@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,6 @@ import pytest
 from f2i_export.export_options import ExportOptions, check_request
 from f2i_export.hexagon.compile_child import CompileRequest, compile_context
 from f2i_export.hexagon.watched_child import Limits
-from f2i_export.write_bundle import export_bundle
 from f2i_runtime.engines.session import open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.hexagon.chips import find_chip
@@ -21,13 +21,6 @@ from npu_graphs import convolution, determinant, needs_compiler
 import f2i
 
 FP16 = Variant("onnx", "fp16", "hexagon_sm8750")
-
-
-@pytest.fixture(scope="module")
-def bundle(cache, tmp_path_factory):
-    """The tiny model in fp16 for one chip. Tests that change it copy it."""
-    out = tmp_path_factory.mktemp("npu") / "tiny"
-    return export_bundle(ExportOptions("tiny", out, ("onnx",), accelerators=("hexagon",), socs=("Snapdragon 8 Elite",)))
 
 
 @pytest.fixture
@@ -69,16 +62,16 @@ def test_what_cannot_be_compiled_is_one_line_before_anything_starts(changes, sai
 
 
 @needs_compiler
-def test_the_whole_graph_is_in_one_partition_and_the_record_says_for_what(bundle):
-    assert bundle.manifest.variants() == [FP16]
-    for artifact in bundle.manifest.artifacts:
+def test_the_whole_graph_is_in_one_partition_and_the_record_says_for_what(npu_bundle):
+    assert npu_bundle.manifest.variants() == [FP16]
+    for artifact in npu_bundle.manifest.artifacts:
         d, npu = artifact.delegation, artifact.delegation.npu
         assert (d.delegated_share, d.partitions, d.fallbacks) == (1.0, 1, ()) and d.ops > 20
         assert (npu.chip, npu.htp, npu.vtcm_mb) == ("sm8750", 79, 8) and npu.compiler.startswith("v2.")
         assert 0 < npu.estimate.ms_lower <= npu.estimate.ms <= npu.estimate.ms_upper and npu.estimate.uncosted_ops == 0
         assert npu.estimate.source == "estimated by Qualcomm's compiler for Hexagon v73, not measured"
         assert artifact.parity.sqnr_db > 45 and "simulator (numerics only)" in artifact.parity.engine
-        graph = onnx.load(bundle.root / artifact.path).graph
+        graph = onnx.load(npu_bundle.root / artifact.path).graph
         [node] = graph.node
         names = {a.name: a.s.decode() for a in node.attribute if a.name == "ep_cache_context"}
         assert node.op_type == "EPContext" and names == {"ep_cache_context": f"{artifact.component}.onnx.bin"}
@@ -86,21 +79,19 @@ def test_the_whole_graph_is_in_one_partition_and_the_record_says_for_what(bundle
 
 
 @needs_compiler
-def test_a_photo_is_upscaled_on_the_simulator_where_that_is_asked_for(bundle, chelsea):
-    with f2i.open_engine(bundle, accelerator="hexagon") as engine:
+def test_a_photo_is_upscaled_on_the_simulator_where_that_is_asked_for(npu_bundle, chelsea):
+    with f2i.open_engine(npu_bundle, accelerator="hexagon") as engine:
         assert engine.variant == FP16 and "simulator (numerics only)" in engine.engine
         tile = chelsea[:32, :32].astype(np.float32) / 255
         result = f2i.upscale(engine, tile)
-    with f2i.open_engine(bundle, target="torch") as reference:
+    with f2i.open_engine(npu_bundle, target="torch") as reference:
         expected = f2i.upscale(reference, tile)
     assert result.shape == (64, 64, 3) and np.abs(result - expected).max() < 0.02
 
 
 @needs_compiler
-def test_verify_finds_a_changed_binary_and_the_engine_an_absent_one(bundle, tmp_path):
-    import shutil
-
-    copy = shutil.copytree(bundle.root, tmp_path / "copy")
+def test_verify_finds_a_changed_binary_and_the_engine_an_absent_one(npu_bundle, tmp_path):
+    copy = shutil.copytree(npu_bundle.root, tmp_path / "copy")
     binary = copy / FP16.folder / "unet.onnx.bin"
     data = bytearray(binary.read_bytes())
     data[len(data) // 2] ^= 0xFF

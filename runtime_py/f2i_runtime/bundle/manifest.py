@@ -255,6 +255,10 @@ def parse_color_fix(text: str | None) -> ColorFix | None:
     return cast("ColorFix | None", text)
 
 
+RANDOM_GAP_DB = 3.0
+"""The gap to the QDQ program on one tile, which is all that a simulated chip is given, with random weights (measured: 1.3 on the tiny UNet in w8a8)."""
+
+
 def default_gates(trained: bool) -> Gates:
     """Returns the gates of a new bundle. Random weights make no pictures, so the figures of pictures are measured and not judged.
 
@@ -263,7 +267,9 @@ def default_gates(trained: bool) -> Gates:
     """
     if trained:
         return Gates()
+    gaps = {f"{name}_{kind}": RANDOM_GAP_DB for name, target in targets().items() for kind in target.on_chip}
     return Gates(
+        simulated_sqnr_gap_db=Gates().simulated_sqnr_gap_db | gaps,
         component_sqnr_db={p: limit for p, limit in Gates().component_sqnr_db.items() if p in FLOAT},
         photo_psnr_db={"fp32": Gates().photo_psnr_db["fp32"]},
         psnr_y_drop_db={},

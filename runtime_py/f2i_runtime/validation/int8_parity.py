@@ -72,7 +72,12 @@ def component_gaps(simulated: Simulated, variant: Variant, rows: Iterable[Compon
         alone = simulated.sqnr_db[row.component]
         if alone > LOSSLESS_DB or (target_of(variant).half_inside and simulated.precision not in STATIC):
             continue  # int8 weights alone lose less than fp16 ops do: `own_weights_rel_l2` asks more of such a target than this gate could
-        gap = math.nan if row.sqnr_db is None else abs(row.sqnr_db - alone)
+        own = row.sqnr_db
+        if own is not None and target_of(variant).simulated:
+            # Float ops between integers are computed in float16 there: better than float16 has to be, no integers are asked to be.
+            enough = limits.component_sqnr_db.get("fp16", math.inf)
+            own, alone = min(own, enough), min(alone, enough)
+        gap = math.nan if own is None else abs(own - alone)
         limit = limits.sqnr_gap_db(variant)
         gates.append(gate(Subject(variant, component=row.component), "simulated_sqnr_gap_db", gap, limit))
     return tuple(gates)
