@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from f2i.progress import Steps
 from f2i.tables import artifact_table
 from f2i.terminal import Accelerators, CheckpointArgument, Precisions, Targets, TileSize, err, names, print_table, target_names
+
+if TYPE_CHECKING:
+    from f2i_runtime.bundle.store import Bundle
 
 
 def export(
@@ -48,12 +51,8 @@ def export(
 
     Example: `f2i export nano --precision fp16 --out bundle`
     """
-    from f2i_bench.npu.npu_costs import npu_costs, npu_notes
     from f2i_export.write_bundle import ExportOptions, export_bundle
-    from f2i_runtime.hexagon.qnn_provider import find_wheel, licence_line
     from f2i_runtime.tiling.tile_plan import parse_overlap
-
-    from f2i.npu_view import npu_table
 
     options: tuple[tuple[str, str], ...] = (("delegate", delegate),) if delegate != "xnnpack" else ()
     options += (("keep_fp32", keep_fp32),) if keep_fp32 is not None else ()
@@ -74,6 +73,16 @@ def export(
         )
         bundle = export_bundle(request, steps.event)
     print_table(artifact_table(bundle))
+    _tell_npu(bundle)
+
+
+def _tell_npu(bundle: Bundle) -> None:
+    """Prints what the bundle's variants for an NPU would cost there, and under whose licence its compiler was used."""
+    from f2i_bench.npu.npu_costs import npu_costs, npu_notes
+    from f2i_runtime.hexagon.qnn_provider import find_wheel, licence_line
+
+    from f2i.npu_view import npu_table
+
     costs = npu_costs(bundle)
     if costs:
         err.print(licence_line(find_wheel()), style="dim")
