@@ -25,6 +25,14 @@ from f2i.terminal import (
     print_table,
 )
 
+SimulatedTiles = Annotated[
+    int, typer.Option("--simulated-tiles", min=1, help="The number of tiles on an NPU that is simulated, which takes seconds for each.")
+]
+SimulatedPhotos = Annotated[
+    int,
+    typer.Option("--simulated-photos", min=0, help="The number of photos that a simulated NPU upscales beside one tile, four tiles each."),
+]
+
 
 def validate(
     bundle: BundleArgument,
@@ -40,12 +48,8 @@ def validate(
     accelerator: OneAccelerator = None,
     num_tiles: Annotated[int, typer.Option(min=1, help="The number of tiles that each component is compared on.")] = 16,
     num_photos: Annotated[int, typer.Option(min=1, help="The number of photos that are upscaled whole.")] = 2,
-    simulated_tiles: Annotated[
-        int, typer.Option(min=1, help="The same for an NPU that is simulated, which takes seconds for each tile.")
-    ] = 1,
-    simulated_photos: Annotated[
-        int, typer.Option(min=0, help="The number of photos that a simulated NPU upscales beside one tile, four tiles each.")
-    ] = 0,
+    simulated_tiles: SimulatedTiles = 1,
+    simulated_photos: SimulatedPhotos = 0,
     threads: Threads = 0,
     find_bad_op: Annotated[
         bool, typer.Option("--find-bad-op", help="Core ML: name the first operation out of tolerance, and the operations to keep in fp32.")
@@ -69,11 +73,10 @@ def validate(
     from f2i.commands.validation_run import ValidationOutputs, run_validation
 
     opened = open_bundle(bundle)
-    other = open_bundle(against) if against else None
     options = ValidateOptions(
         images,
         ground_truth,
-        other,
+        open_bundle(against) if against else None,
         target,
         precision,
         num_tiles,
