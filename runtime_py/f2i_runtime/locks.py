@@ -73,6 +73,21 @@ def claim(destination: Path, suffix: str = "") -> Claim:
     return Claim(path, lock, descriptor)
 
 
+def is_held(claimed: Path) -> bool:
+    """Returns whether the maker of a claim, whose path this is, still holds it; also where that cannot be found out. The lock of a dead one is removed."""
+    lock = claimed.with_name(LOCK_PREFIX + claimed.name.removeprefix(STAGING_PREFIX))
+    if not lock.exists():
+        return False
+    try:
+        descriptor = _take(lock, wait=False)
+    except OSError:
+        return True
+    if descriptor is None:
+        return True
+    _let_go(lock, descriptor)
+    return False
+
+
 def sweep(folder: Path, name: str | None = None) -> None:
     """Removes what processes that died left staged in ``folder``: for the destination ``name``, or for any. What is in use or in doubt stays."""
     with contextlib.suppress(OSError):

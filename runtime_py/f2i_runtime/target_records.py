@@ -108,6 +108,8 @@ class OnChip:
     suffix: str = ""
     """The suffix of an artifact's file where it is not the target's."""
     layers: Adapter | None = None
+    program: DeviceProgram | None = None
+    """What runs its artifacts on a device, where Python does not."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ class Target:
     """How the Python runner opens it under ARM64 emulation and on Android; None: it does not run there."""
     browser: Browser | None = None
     """How a page runs it; None: no page does."""
+    program: DeviceProgram | None = None
+    """What runs it on a device where the Python runner does not."""
 
     def on(self, accelerator: str) -> Target:
         """Returns the record as it is on an accelerator: this one, or for a kind in ``on_chip`` one whose engine, converter and limits are that chip's."""
@@ -199,7 +203,13 @@ class Target:
             source=None,
             placement=None,
             arm64=None,
+            program=own.program,
         )
+
+    @property
+    def device_program(self) -> DeviceProgram | None:
+        """The engine's own program that measures an artifact on a device; None where there is none."""
+        return self.program or (self.arm64.program if self.arm64 else None)
 
     def needs(self, options: Mapping[str, str]) -> str:
         """Returns what a device must have at least to run an artifact exported with ``options``, such as ``iOS 18``; empty where nothing is known."""

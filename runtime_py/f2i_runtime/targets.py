@@ -102,7 +102,7 @@ _SIMULATOR = "simulator (numerics only)"
 
 
 def _hexagon(
-    converter: Adapter, engine: Adapter, distributions: tuple[str, ...], precisions: tuple[str, ...]
+    converter: Adapter, engine: Adapter, distributions: tuple[str, ...], precisions: tuple[str, ...], program: DeviceProgram
 ) -> MappingProxyType[str, OnChip]:
     """Returns what is different about a target on Hexagon: its modules, and what an artifact's content depends on besides the compiler.
 
@@ -116,6 +116,7 @@ def _hexagon(
         precisions=precisions,
         stand_in=_SIMULATOR,
         ram_factor=8.0,
+        program=replace(program, module=f"f2i_bench.devices.android.{program.module}"),
     )
     return MappingProxyType({HEXAGON: own})
 
@@ -160,6 +161,14 @@ TARGETS: dict[str, Target] = {
         distributions=("executorch", "torch"),
         engine_distributions=("executorch", "torch"),
         precisions=(*FLOAT, *INT8),
+        accelerators=(CPU, HEXAGON),
+        on_chip=_hexagon(
+            Adapter("to_delegate", "executorch", "executorch"),
+            Adapter("run_delegate", "executorch", "run-executorch"),
+            ("executorch", "onnx", "onnxscript", "onnxruntime", "torch"),
+            ("fp16", "w8a8", "w8a16"),
+            DeviceProgram("qnn_executor_runner", "run_qnn_executor_runner"),
+        ),
         options=MappingProxyType(
             {"delegate": Option(values=("xnnpack", "coreml", "vulkan"), needs=MappingProxyType({"coreml": "iOS 18 (macOS 15)"}))}
         ),
@@ -189,6 +198,7 @@ TARGETS: dict[str, Target] = {
             Adapter("run_dispatch", "ai_edge_litert", "run-tflite"),
             ("litert-torch", "litert-converter", "ai-edge-litert", "torch"),
             ("fp16", "w8a8"),
+            DeviceProgram("benchmark_model", "run_npu_benchmark_model"),
         ),
         ram_factor=4.0,
         rank=1,
@@ -216,6 +226,7 @@ TARGETS: dict[str, Target] = {
             Adapter("run_context", _QNN, HEXAGON),
             ("onnx", "onnxscript", "onnxruntime", "torch"),
             ("fp16", "w8a8", "w8a16"),
+            DeviceProgram("onnxruntime_perf_test", "run_npu_perf_test"),
         ),
         ram_factor=4.0,
         rank=3,

@@ -1,6 +1,5 @@
 """Android over a real adbd: push, run, pull, parity on the device, and every way that a device can let us down."""
 
-import subprocess
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ import pytest
 from f2i_bench.core.protocol import Settings
 from f2i_bench.devices.android.adb import DeviceError, Phone, connected
 from f2i_bench.devices.android.android_bench import AdbOptions, bench_android
-from f2i_bench.devices.android.android_run import remote_folder
+from f2i_bench.devices.android.device_folders import PREFIX, cache_identity, remote_folder
 from f2i_bench.devices.android.native_runners import Runner
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.errors import UsageError
@@ -130,20 +129,18 @@ def test_a_device_that_disconnects_costs_no_other_device_anything(tiny_bundle, p
 
 
 def test_what_a_killed_run_left_is_swept_whether_or_not_it_had_begun(tiny_bundle, phone, options):
-    """Folders of this computer whose process is gone, one with its runner still at work; another computer's is left while its runner lives."""
+    """Folders of this computer whose maker is dead, one with its runner still at work; one whose maker lives stays, and another computer's that is young."""
     device = Phone(phone.adb, ONE)
-    with remote_folder(device, options.folder) as ours:
-        mine = ours.rpartition("/")[2].split("-")[:3]
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    never, busy, other = ("-".join([*mine, f"{gone.pid}-a"]), "-".join([*mine, f"{gone.pid}-b"]), "f2i-bench-elsewhere-1-c")
-    device.shell(f"mkdir {' '.join(f'{options.folder}/{name}' for name in (never, busy, other))}")
-    for name in (busy, other):
-        device.shell(f"cd {options.folder}/{name} && (sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > pid)")
-    [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, only=Selection("onnx", "fp32"))
-    assert {r.status for r in report.rows} == {"ok"}
-    assert [p.name for p in phone.storage.iterdir()] == [other]
-    device.shell(f"cd {options.folder} && kill $(cat {other}/pid) && rm -r {other}")
+    mine = f"{PREFIX}{cache_identity()}-device-"
+    never, busy, others, ancient = (f"{mine}a", f"{mine}b", f"{PREFIX}elsewhere-device-c", f"{PREFIX}elsewhere-device-d")
+    device.shell(f"mkdir {' '.join(f'{options.folder}/{name}' for name in (never, busy, others, ancient))}")
+    device.shell(f"touch -d 2020-01-01T00:00:00 {options.folder}/{ancient}")
+    device.shell(f"cd {options.folder}/{busy} && (sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > pid)")
+    with remote_folder(device, options.folder) as live:
+        [report] = bench_android(open_bundle(tiny_bundle), QUICK, options, only=Selection("onnx", "fp32"))
+        assert {r.status for r in report.rows} == {"ok"}
+        assert {p.name for p in phone.storage.iterdir()} == {others, live.rpartition("/")[2]}
+    device.shell(f"rm -r {options.folder}/{others}")
 
 
 def test_a_device_that_reboots_costs_its_rows_and_serves_again(tiny_bundle, phone, options, tmp_path):

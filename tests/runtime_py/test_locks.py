@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from f2i_runtime import files, locks
 from f2i_runtime.errors import PhotoError, UsageError
 from f2i_runtime.files import FolderKind, atomic_directory, atomic_file, cache_root, write_text
-from f2i_runtime.locks import LOCK_PREFIX, STAGING_PREFIX, claim, exclusive_lock, sweep
+from f2i_runtime.locks import LOCK_PREFIX, STAGING_PREFIX, claim, exclusive_lock, is_held, sweep
 from f2i_runtime.photo.writer import PhotoWriter
 
 ANY = FolderKind("any folder", lambda _: ("*",))
@@ -193,3 +194,15 @@ def test_the_cache_is_where_the_variable_says(monkeypatch, tmp_path):
     monkeypatch.setenv("F2I_CACHE", "~nobody-of-this-name/x")
     with pytest.raises(UsageError, match="F2I_CACHE"):
         cache_root()
+
+
+def test_a_claim_is_held_until_its_maker_lets_go_or_dies(writer, tmp_path):
+    own = claim(tmp_path / "mine")
+    assert is_held(own.path)
+    own.release()
+    assert not is_held(own.path)
+    process, staging = writer("nano")
+    assert is_held(Path(staging))
+    process.kill()
+    process.wait()
+    assert not is_held(Path(staging)) and not Path(staging.replace(STAGING_PREFIX, LOCK_PREFIX)).exists()

@@ -83,8 +83,10 @@ def stage(bundle: Bundle, variant: Variant, folder: Path, load: Load) -> Job:
     tensors = {**golden.tensors, **bundle.manifest.constants}
     for call in bundle.manifest.dataflow:
         component = bundle.manifest.components[call.component]
-        source = bundle.artifact_path(bundle.manifest.artifact(call.component, variant))
-        shutil.copyfile(source, folder / source.name)
+        artifact = bundle.manifest.artifact(call.component, variant)
+        source = bundle.artifact_path(artifact)
+        for file in artifact.files:  # weights or a chip's binary may lie beside the graph that names them
+            shutil.copyfile(bundle.root / file.path, folder / Path(file.path).name)
         names = [call.inputs[argument] for argument in component.inputs]
         for name in names:
             shutil.copyfile(bundle.check(tensors[name]), folder / f"{name}.npy")

@@ -37,6 +37,8 @@ class NpuRecord(Record):
     """Its own fast memory."""
     compiler: str
     """The version that the compiler wrote into the artifact."""
+    method: str = ""
+    """The name by which an app calls the artifact, where the file has one of its own and not the usual one."""
     estimate: NpuEstimate | None = None
     estimate_fp16: NpuEstimate | None = None
     """The same component's in fp16, beside a precision of integers."""

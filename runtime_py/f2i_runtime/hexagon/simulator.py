@@ -21,19 +21,22 @@ from f2i_runtime.targets import chip_of
 
 KEPT = "simulated"
 """The folder of the cache that holds finished results."""
+WORKER = "f2i_runtime.hexagon.simulator_worker"
+"""The module of the child that runs a context binary with ONNX Runtime's provider."""
 
 
 class Simulator:
     """An artifact on the simulator of one chip. The child starts with the first input that has no result in the cache."""
 
-    def __init__(self, path: Path, component: str, target: str, accelerator: str) -> None:
-        self.path, self.component, self.target = path, component, target
+    def __init__(self, path: Path, component: str, target: str, accelerator: str, worker: str = WORKER) -> None:
+        """``worker``: the module that a child runs, which speaks as :data:`WORKER` does."""
+        self.path, self.component, self.target, self.worker = path, component, target, worker
         self.chip, self.wheel = find_chip(chip_of(accelerator)), find_wheel()
         self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.process: subprocess.Popen[str] | None = None
         beside = sorted(file for file in path.parent.glob(f"{path.name}*") if file.is_file())
         content = [sha256_file(file) for file in beside]
-        self.content = json.dumps([*content, self.chip.name, self.wheel.version])
+        self.content = json.dumps([*content, self.chip.name, self.wheel.version, worker])
 
     @property
     def engine(self) -> str:
@@ -79,7 +82,7 @@ class Simulator:
         }
         (folder / "request.json").write_text(json.dumps(request))
         with (folder / "log").open("wb") as log:
-            command = [*python_child("f2i_runtime.hexagon.simulator_worker"), str(folder / "request.json")]
+            command = [*python_child(self.worker), str(folder / "request.json")]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder)
         self._ask("", "load")
         return folder

@@ -16,14 +16,16 @@ from pathlib import Path
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
-from f2i_runtime.targets import EVERYTHING, Selection, Variant
+from f2i_runtime.hexagon.chips import find_chip
+from f2i_runtime.targets import EVERYTHING, Selection, Variant, chip_of, target_of
 
 from f2i_bench.core.protocol import BenchReport, Device, Row, Sample, Settings, Sustained, sustained_run, with_figures
 from f2i_bench.core.sensors import TemperatureGate
 from f2i_bench.devices.android.adb import DeviceError, Phone, connected, find_adb
-from f2i_bench.devices.android.android_run import Place, remote_folder, run_job, run_native, sweep
-from f2i_bench.devices.android.native_runners import Runner
-from f2i_bench.devices.parity_job import Load, judge, runnable, stage
+from f2i_bench.devices.android.android_run import Place, run_job, run_native
+from f2i_bench.devices.android.device_folders import remote_folder, sweep_device
+from f2i_bench.devices.android.native_runners import Runner, measurable, runner_of
+from f2i_bench.devices.parity_job import Load, judge, stage
 from f2i_bench.host.host_bench import versions
 
 Progress = Callable[[str, int, int], None]
@@ -53,7 +55,7 @@ def bench_android(
 
     Raises UsageError when adb or a named device is missing, or nothing in the bundle matches.
     """
-    variants = runnable(bundle, only, "for Android")
+    variants, missing = measurable(bundle, only, options.runners)
     adb = options.adb or find_adb()
     attached = connected(adb)
     serials = options.serials or tuple(s for s, state in attached.items() if state == "device")
@@ -63,7 +65,8 @@ def bench_android(
         raise UsageError(f"no usable device: {'; '.join(wrong) or 'nothing attached'}; adb devices lists: {listed}")
     with ThreadPoolExecutor(len(serials)) as pool:
         jobs = [pool.submit(_device, bundle, settings, options, Phone(adb, s), variants, progress) for s in serials]
-        return [job.result() for job in jobs]
+        reports = [job.result() for job in jobs]
+    return [report.model_copy(update={"notes": (*report.notes, *missing)}) for report in reports]
 
 
 def _device(
@@ -78,15 +81,16 @@ def _device(
     gate = TemperatureGate(_PhoneSensors(phone), settings.max_temp_celsius, settings.gate_seconds)
     try:
         device = describe(phone)
-        sweep(phone, options.folder)
+        sweep_device(phone, options.folder)
         notes.append(_condition(phone, "before"))
         for threads in settings.threads:
             for k, variant in enumerate(variants):
                 gate.wait()
                 rows += _variant(bundle, settings, options, phone, variant, threads)
                 progress(f"{phone.serial}, {threads} threads", k + 1, len(variants))
-            if settings.sustained_minutes:
-                sustained.append(_sustain(bundle, settings, options, phone, variants[0], threads))
+            lasting = next((v for v in variants if target_of(v).arm64), None)
+            if settings.sustained_minutes and lasting:
+                sustained.append(_sustain(bundle, settings, options, phone, lasting, threads))
                 notes.append(_condition(phone, f"after {settings.sustained_minutes:g} minutes on {threads} threads"))
         notes += [_condition(phone, "after"), gate.note()]
     except DeviceError as e:
@@ -136,11 +140,13 @@ def describe(phone: Phone) -> Device:
 
 def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: Variant, threads: int) -> list[Row]:
     """One variant on one device, in a folder of its own there that is gone afterwards."""
+    if other := _other_chip(phone, variant):
+        return _failed(bundle, variant, threads, other)
     try:
         with tempfile.TemporaryDirectory() as folder, remote_folder(phone, options.folder) as remote:
             job = stage(bundle, variant, Path(folder) / "job", Load(threads, settings.warmup, settings.runs))
             place = Place(phone, remote, options.run_seconds)
-            runner = next((r for r in options.runners if r.target == job.target), None)
+            runner = runner_of(options.runners, variant)
             if runner:
                 result = run_native(bundle, job, runner, place, settings)
             else:
@@ -150,6 +156,18 @@ def _variant(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Pho
     except DeviceError as e:
         phone.check()
         return _failed(bundle, variant, threads, str(e))
+
+
+def _other_chip(phone: Phone, variant: Variant) -> str:
+    """Returns why a variant that is compiled for one chip is not run on a device that has another, or nothing; also where the device's chip is unknown."""
+    wanted, said = chip_of(variant.accelerator), phone.property("ro.soc.model")
+    if not wanted or not said:
+        return ""
+    try:
+        found = find_chip(said)
+    except UsageError:
+        return ""
+    return "" if found.name == wanted else f"it is compiled for {find_chip(wanted).label}, and the device has {found.label}"
 
 
 def _sustain(bundle: Bundle, settings: Settings, options: AdbOptions, phone: Phone, variant: Variant, threads: int) -> Sustained:

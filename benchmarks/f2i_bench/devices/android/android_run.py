@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import platform
 import shlex
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.targets import CPU
 
 from f2i_bench.core.protocol import Settings
 from f2i_bench.devices.android.adb import DeviceError, Phone
+from f2i_bench.devices.android.device_folders import end_command
 from f2i_bench.devices.android.native_runners import Repeats, Runner, libraries, plan_of, stage_item
 from f2i_bench.devices.parity_job import Job
 
-PREFIX = "f2i-bench-"
 SPARE_BYTES = 16 << 20
 PYTHONS = ("python3", "/data/data/com.termux/files/usr/bin/python3")
 
@@ -62,7 +56,7 @@ def run_job(job: Job, place: Place, *, python: str | None = None, program: Path 
 def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings: Settings) -> dict[str, Any]:
     """The same by an engine's own benchmark program. A component whose run fails says so and costs no other. Raises DeviceError when the device fails."""
     phone, remote = place.phone, place.folder
-    plan = plan_of(job.target)
+    plan = plan_of(job.target, job.variant.accelerator)
     repeats = Repeats(job.threads, settings.warmup, settings.runs, settings.rounds)
     items = [stage_item(bundle, job, staged) for staged in job.items]
     _check_room(job, phone, remote)
@@ -75,7 +69,7 @@ def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings:
         try:
             for arguments in plan.commands(item, repeats):
                 # What a program prints may be on either stream.
-                line = f"chmod 755 runner && export LD_LIBRARY_PATH=.:$LD_LIBRARY_PATH && ./runner {arguments} 2>&1"
+                line = f"chmod 755 runner && {_libraries_here(job)} && mkdir -p {item.component}-out && ./runner {arguments} 2>&1"
                 said = plan.read(_shell(place, line), settings.warmup)
                 result = said | {"component": item.component, "error": None, "ns": [*result["ns"], *said["ns"]]}
             if plan.writes_output:
@@ -84,11 +78,17 @@ def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings:
                 np.save(job.folder / staged["output"], np.fromfile(job.folder / item.output, "<f4").reshape(shape))
         except (DeviceError, ValueError) as e:
             phone.check()
-            phone.shell(_end(remote))  # one that hangs would disturb the next
+            phone.shell(end_command(remote))  # one that hangs would disturb the next
             result["error"] = str(e)
         found.append(result)
     peaks = [r["peak_rss_bytes"] for r in found if r.get("peak_rss_bytes")]
     return {"engine": runner.path.name, "items": found, "peak_rss_bytes": max(peaks, default=None), "unchecked": not plan.writes_output}
+
+
+def _libraries_here(job: Job) -> str:
+    """The command that lets a program find the libraries that were pushed beside it: an NPU's processor looks for its own in another variable."""
+    here = "export LD_LIBRARY_PATH=.:$LD_LIBRARY_PATH"
+    return here if job.variant.accelerator == CPU else f'{here} && export ADSP_LIBRARY_PATH="$PWD;/vendor/dsp/cdsp;/vendor/lib/rfsa/adsp"'
 
 
 def _check_room(job: Job, phone: Phone, remote: str) -> None:
@@ -109,47 +109,3 @@ def _python(phone: Phone) -> str:
         if found := phone.try_shell(f"command -v {name}").strip():
             return found
     raise DeviceError(f"{phone.serial}: it has no python3; install Termux's, or give an engine's own program or one of yours with --runner")
-
-
-@contextlib.contextmanager
-def remote_folder(phone: Phone, parent: str) -> Iterator[str]:
-    """A new folder on the device; afterwards what ran in it is ended and the folder removed. A device that is gone by then is swept next time."""
-    remote = f"{parent}/{_owner(phone)}{os.getpid()}-{uuid.uuid4().hex[:12]}"
-    phone.shell(f"mkdir -p {shlex.quote(remote)}")
-    try:
-        yield remote
-    finally:
-        with contextlib.suppress(DeviceError):
-            _remove(phone, remote)
-
-
-def _remove(phone: Phone, remote: str) -> None:
-    phone.shell(f"{_end(remote)}; rm -rf {shlex.quote(remote)}")
-
-
-def _end(remote: str) -> str:
-    """The command that ends what runs in a folder."""
-    quoted = shlex.quote(remote)
-    return f"[ -f {quoted}/pid ] && {{ kill -9 -$(cat {quoted}/pid) || kill -9 $(cat {quoted}/pid); }} 2>/dev/null; true"
-
-
-def _owner(phone: Phone) -> str:
-    """How the names begin of folders that this computer makes on a device; the process's number follows."""
-    return f"{PREFIX}{hashlib.sha256(f'{platform.node()} {phone.serial}'.encode()).hexdigest()[:8]}-"
-
-
-def sweep(phone: Phone, parent: str) -> None:
-    """Remove what broken runs left. To be called before this process runs anything on the device.
-
-    A folder that this computer made is removed with whatever runs in it, unless the process that made it lives; of others' folders those whose run has ended.
-    """
-    mine = _owner(phone)
-    for folder in phone.shell(f"ls -d {shlex.quote(parent)}/{PREFIX}* 2>/dev/null; true").splitlines():
-        name = folder.rpartition("/")[2]
-        if not name.startswith(mine):
-            quoted = shlex.quote(folder)
-            phone.shell(f"[ -f {quoted}/pid ] && ! kill -0 $(cat {quoted}/pid) 2>/dev/null && rm -rf {quoted}; true")
-            continue
-        maker = name.removeprefix(mine).partition("-")[0]
-        if not maker.isdecimal() or int(maker) == os.getpid() or not psutil.pid_exists(int(maker)):
-            _remove(phone, folder)

@@ -19,9 +19,9 @@ from typing import Any, cast
 import numpy as np
 from f2i_runtime.bundle.store import Bundle, load_array
 from f2i_runtime.errors import UsageError
-from f2i_runtime.targets import find_target, targets
+from f2i_runtime.targets import CPU, Selection, Variant, find_target, target_of, targets
 
-from f2i_bench.devices.parity_job import Job
+from f2i_bench.devices.parity_job import Job, runnable
 
 PACKAGES = (".tgz", ".tar.gz", ".aar", ".jar", ".zip", ".whl")
 ARM = re.compile(r"arm64|aarch64", re.I)
@@ -33,6 +33,8 @@ class Runner:
 
     path: Path
     target: str | None
+    program: str = ""
+    """Which of :func:`programs` it is."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,33 @@ class Plan:
 
 
 def programs() -> dict[str, str]:
-    """Returns the target that each program runs, by the part of the program's file name that tells it."""
-    return {record.arm64.program.name: name for name, record in targets().items() if record.arm64 and record.arm64.program}
+    """Returns the target that each program runs, by the part of the program's file name that tells it, the longest part first."""
+    found: dict[str, str] = {}
+    for name, record in targets().items():
+        found |= {r.device_program.name: name for r in (record, *(record.on(kind) for kind in record.on_chip)) if r.device_program}
+    return {part: found[part] for part in sorted(found, key=len, reverse=True)}
+
+
+def runner_of(runners: Sequence[Runner], variant: Variant) -> Runner | None:
+    """Returns the engine's own program for a variant among those given; None where there is none."""
+    program = target_of(variant).device_program
+    return next((r for r in runners if program and r.program == program.name), None)
+
+
+def measurable(bundle: Bundle, only: Selection, runners: Sequence[Runner]) -> tuple[list[Variant], tuple[str, ...]]:
+    """Returns the bundle's variants that Python or one of the programs runs on an Android device, and a note on each that a missing program would run.
+
+    Raises UsageError where there is none.
+    """
+    wanted = bundle.manifest.variants(only)
+    found = [v for v in wanted if target_of(v).arm64 or runner_of(runners, v)]
+    missing = {v: program.name for v in wanted if v not in found and (program := target_of(v).device_program)}
+    notes = tuple(
+        f"{variant} was not measured: only {name} runs it on a device; give it with --runner" for variant, name in missing.items()
+    )
+    if not found and notes:
+        raise UsageError(notes[0])
+    return (found or runnable(bundle, only, "for Android")), notes
 
 
 def open_runners(paths: Sequence[Path], folder: Path) -> tuple[Runner, ...]:
@@ -92,9 +119,9 @@ def open_runners(paths: Sequence[Path], folder: Path) -> tuple[Runner, ...]:
         inside = folder / str(k)
         inside.mkdir(parents=True)
         runners.append(open_runner(path, inside))
-    named = [r.target or "every target" for r in runners]
-    if twice := [t for t in named if named.count(t) > 1]:
-        raise UsageError(f"--runner: {named.count(twice[0])} programs for {twice[0]}; give one of each")
+    named = [r.program for r in runners]
+    if twice := [r for r in runners if named.count(r.program) > 1]:
+        raise UsageError(f"--runner: {named.count(twice[0].program)} programs for {twice[0].target or 'every target'}; give one of each")
     return tuple(runners)
 
 
@@ -106,16 +133,17 @@ def open_runner(path: Path, folder: Path) -> Runner:
     if not path.is_file():
         raise UsageError(f"--runner {path}: no such file")
     if not path.name.endswith(PACKAGES):
-        return Runner(path, next((target for name, target in programs().items() if name in path.name), None))
+        found = next((name for name in programs() if name in path.name), "")
+        return Runner(path, programs().get(found), found)
     try:
-        found = _unpack(path, folder)
+        unpacked = _unpack(path, folder)
     except (tarfile.TarError, zipfile.BadZipFile, OSError) as e:
         raise UsageError(f"--runner {path}: it is no readable package: {e}") from e
-    if found is None:
+    if unpacked is None:
         raise UsageError(
             f"--runner {path}: the package holds none of {', '.join(programs())} for ARM64; build one, or run Python on the device"
         )
-    return open_runner(found, folder)
+    return open_runner(unpacked, folder)
 
 
 def _unpack(package: Path, folder: Path) -> Path | None:
@@ -140,12 +168,12 @@ def libraries(runner: Runner) -> list[Path]:
     return sorted(runner.path.parent.glob("lib*.so")) if runner.target else []
 
 
-def plan_of(target: str) -> Plan:
+def plan_of(target: str, accelerator: str = CPU) -> Plan:
     """Returns how a target's own program is run. Raises UsageError for a target that has none."""
-    arm64 = find_target(target).arm64
-    if arm64 is None or arm64.program is None:
+    program = find_target(target).on(accelerator).device_program
+    if program is None:
         raise UsageError(f"{target} has no benchmark program of its own; run Python on the device")
-    return cast("Plan", importlib.import_module(arm64.program.module).PLAN)
+    return cast("Plan", importlib.import_module(program.module).PLAN)
 
 
 def stage_item(bundle: Bundle, job: Job, staged: dict[str, Any]) -> NativeItem:
@@ -153,7 +181,7 @@ def stage_item(bundle: Bundle, job: Job, staged: dict[str, Any]) -> NativeItem:
     name = staged["component"]
     arguments = bundle.manifest.components[name].inputs
     inputs = {argument: load_array(job.folder / file) for argument, file in zip(arguments, staged["inputs"], strict=True)}
-    return plan_of(job.target).stage(Component(name, job.folder, staged["path"], inputs))
+    return plan_of(job.target, job.variant.accelerator).stage(Component(name, job.folder, staged["path"], inputs))
 
 
 def write_raw(component: Component, inputs: Mapping[str, np.ndarray]) -> NativeItem:

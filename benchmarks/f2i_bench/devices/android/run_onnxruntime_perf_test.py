@@ -17,6 +17,8 @@ def stage(component: Component) -> NativeItem:
     data = folder / "test_data_set_0"
     data.mkdir(parents=True)
     shutil.move(component.folder / component.path, folder / "model.onnx")
+    for beside in component.folder.glob(f"{component.path}.*"):  # the model names them
+        shutil.move(beside, folder / beside.name)
     files = [data / f"input_{k}.pb" for k in range(len(component.inputs))]
     for file, (name, array) in zip(files, component.inputs.items(), strict=True):
         file.write_bytes(tensor_proto(name, array))
