@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from f2i_quantize.models.whole_model import Component
 from f2i_quantize.rewrites.capture import rewrite
@@ -14,7 +16,7 @@ from f2i_runtime.bundle.manifest import RewriteRecord
 from torch import Tensor, nn
 
 from f2i_export.lowering import LoweringRequest
-from f2i_export.to_onnx import lower
+from f2i_export.to_onnx import EXTERNAL_ABOVE, OPSET, lower
 
 
 def write_component(component: Component, example: Sequence[Tensor], path: Path) -> tuple[RewriteRecord, ...]:
@@ -40,5 +42,34 @@ def write_sample(names: Sequence[str], example: Sequence[Tensor], path: Path) ->
 
 
 def _write(module: nn.Module, inputs: dict[str, tuple[int, ...]], output: str, example: Sequence[Tensor], path: Path) -> None:
-    """Float32 edges and weights: the compiler makes float16 of them."""
-    lower(LoweringRequest(path.stem, module, inputs, output, example, "fp32", {}, path, path.parent))
+    """Float32 edges and weights: the compiler makes float16 of them.
+
+    The tracing exporter is used, which takes a second where the one of :mod:`f2i_export.to_onnx` takes twenty; what is shipped is estimated again as it is
+    shipped. It cannot write weights of more than 2 GiB.
+    """
+    if sum(t.numel() * t.element_size() for t in module.state_dict().values()) > EXTERNAL_ABOVE:
+        lower(LoweringRequest(path.stem, module, inputs, output, example, "fp32", {}, path, path.parent))
+        return
+    with warnings.catch_warnings():  # it warns that it is the older one, and of every number that it takes for a constant
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            tuple(example),
+            str(path),
+            input_names=list(inputs),
+            output_names=[output],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    model = onnx.load(path)
+    constants_as_weights(model.graph)
+    onnx.save(model, path)
+
+
+def constants_as_weights(graph: onnx.GraphProto) -> None:
+    """Makes an initializer of each constant that is an op: a quantizer takes such a constant for an activation."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        graph.node.remove(node)
