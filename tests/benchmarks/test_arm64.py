@@ -44,7 +44,7 @@ def test_fp16_on_a_processor_without_it_fails_in_its_own_rows(tiny_bundle):
 @emulated
 @pytest.mark.slow
 def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundle, tmp_path):
-    from f2i_bench.devices.parity_job import Load, judge, run_here, stage
+    from f2i_bench.devices.parity_job import Load, NativeOutputs, judge, run_here, stage
 
     bundle = open_bundle(tiny_bundle)
     job = stage(bundle, Variant("onnx", "fp32"), tmp_path / "job", Load(threads=1))
@@ -53,10 +53,10 @@ def test_a_kernel_that_computes_something_else_falls_through_the_gate(tiny_bundl
     native.mkdir()
     for output in job.folder.glob("out-*.npy"):
         np.save(native / output.name, np.load(output))
-    assert {r.status for r in judge(bundle, job, result, job.folder, native=native)} == {"ok"}
+    assert {r.status for r in judge(bundle, job, result, job.folder, native=NativeOutputs(native))} == {"ok"}
     for output in job.folder.glob("out-*.npy"):
         np.save(output, np.load(output) * np.float32(1.0001))
-    rows = judge(bundle, job, result, job.folder, native=native)
+    rows = judge(bundle, job, result, job.folder, native=NativeOutputs(native))
     assert {r.status for r in rows} == {"gate failed"} and all("relative L2" in r.reason for r in rows)
 
 

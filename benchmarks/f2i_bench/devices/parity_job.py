@@ -56,6 +56,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class NativeOutputs:
+    """This machine's own outputs of the same files: the folder that holds them, and whether a difference from them fails a row or is only told."""
+
+    folder: Path
+    gated: bool = True
+
+
+@dataclass(frozen=True)
 class Load:
     """How often a device runs each component.
 
@@ -135,7 +143,9 @@ def run_command(command: list[str], job: Job, result: Path, seconds: float, wher
     return data
 
 
-def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, note: str = "", native: Path | None = None) -> list[Row]:
+def judge(
+    bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, note: str = "", native: NativeOutputs | None = None
+) -> list[Row]:
     """Rows with parity against the golden outputs and, where ``native`` holds this machine's outputs of the same files, the difference of kernels.
 
     A result that is ``unchecked`` has no outputs. A row's status is ``gate failed`` when its SQNR is below the bundle's gate, or when its distance
@@ -171,7 +181,7 @@ def judge(bundle: Bundle, job: Job, result: dict[str, Any], outputs: Path, *, no
     return rows
 
 
-def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | None) -> Row:
+def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: NativeOutputs | None) -> Row:
     expected = load_array(bundle.check(truth))
     try:
         got = load_array(output)
@@ -187,10 +197,10 @@ def _parity(bundle: Bundle, row: Row, truth: Any, output: Path, native: Path | N
         reasons.append(f"SQNR {sqnr:.1f} dB, limit {limit:g}")
     distance = None
     if native is not None:
-        here = np.load(native / output.name)
+        here = np.load(native.folder / output.name)
         distance = float(np.linalg.norm(got - here)) / max(float(np.linalg.norm(here)), 1e-30)
         gate = ENGINE_GATES.get(row.precision, INTEGER_GATE)
-        if not distance <= gate:
+        if native.gated and not distance <= gate:
             reasons.append(f"relative L2 to this machine's own output {distance:.1e}, limit {gate:g}")
     found: dict[str, Any] = {"sqnr_db": float(sqnr) if np.isfinite(sqnr) else None, "rel_l2": distance}
     if reasons:

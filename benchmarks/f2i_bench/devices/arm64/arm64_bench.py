@@ -20,7 +20,7 @@ from f2i_runtime.targets import EVERYTHING, Selection, targets
 
 from f2i_bench.core.protocol import BenchReport, Row, Settings
 from f2i_bench.devices.arm64.arm64_tools import BACKPORTS, Emulator, setup_arm64
-from f2i_bench.devices.parity_job import Job, Load, judge, run_command, run_here, runnable, stage
+from f2i_bench.devices.parity_job import Job, Load, NativeOutputs, judge, run_command, run_here, runnable, stage
 from f2i_bench.host.host_bench import host_device, versions
 
 LEVELS = {"cortex-a53": "plain NEON", "cortex-a76": "dot product, fp16", "cortex-a710": "i8mm, SVE2"}
@@ -93,7 +93,7 @@ def _variant(bundle: Bundle, job: Job, emulator: Emulator, levels: tuple[str, ..
                 raise missing
             command = emulator.command(cpu, job.target, "device_runner.py", "job.json", "result.json")
             result = run_command(command, job, job.folder / "result.json", RUN_SECONDS, f"arm64 {cpu}")
-            found = judge(bundle, job, result, job.folder, note=f", emulated {cpu}", native=native)
+            found = judge(bundle, job, result, job.folder, note=f", emulated {cpu}", native=NativeOutputs(native))
         except ToolchainError as e:
             base = {**job.variant._asdict(), "threads": job.threads, "status": "failed", "reason": str(e)}
             found = [Row.model_validate(base | {"component": c}) for c in job.components]
