@@ -1,5 +1,6 @@
 """Android over a real adbd: push, run, pull, parity on the device, and every way that a device can let us down."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -155,6 +156,21 @@ def test_a_device_that_reboots_costs_its_rows_and_serves_again(tiny_bundle, phon
         time.sleep(0.2)
     [again] = bench_android(open_bundle(tiny_bundle), QUICK, options, only=Selection("onnx", "fp32"))
     assert {r.status for r in again.rows} == {"ok"}, [r.reason for r in again.rows]
+
+
+def test_the_device_s_own_port_leads_here_and_is_taken_back(phone):
+    """What ``--device web --adb`` needs: the page is then served to the device's own localhost."""
+    phone.connect(ONE)
+    device = Phone(phone.adb, ONE)
+
+    def listed():
+        return subprocess.run([*phone.adb, "-s", device.serial, "reverse", "--list"], check=True, capture_output=True, text=True).stdout
+
+    device.forward_here(47123)
+    assert "tcp:47123 tcp:47123" in listed()
+    device.end_forward(47123)
+    assert "47123" not in listed()
+    device.end_forward(47123)  # what is gone is no error
 
 
 def test_devices_that_are_not_there_are_bad_usage(tiny_bundle, options):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -131,7 +130,7 @@ def test_results_come_back_to_the_table_the_file_and_the_report(measured, chromi
     from f2i.report.page import render
 
     *_, started, path = measured
-    started.process.send_signal(signal.SIGINT)
+    started.interrupt()
     code, output = started.end()
     assert code == 0, started.said
     assert "on browser on Linux (Chrome" in output and "÷ native" in output
@@ -182,7 +181,7 @@ def test_several_phones_at_once_and_one_that_leaves(chromium, tiny_bundle, tmp_p
         staying = Visit(chromium, started.url)
         leaving.context.close()
         staying.wait()
-        started.process.send_signal(signal.SIGINT)
+        started.interrupt()
         code, _ = started.end()
     reports = [read_bench(path) for path in sorted(tmp_path.glob("bench-browser-*.json"))]
     assert code == 0 and len(reports) == 2

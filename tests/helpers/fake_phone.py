@@ -74,6 +74,7 @@ def start(folder):
     finally:
         subprocess.run([*phone.adb, "kill-server"], capture_output=True, timeout=60)
         process.stdin.close()
+        process.stdout.close()
         process.wait(timeout=20)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import secrets
+import signal
 import subprocess
 import threading
 
@@ -23,39 +24,55 @@ ARRIVAL = {
 
 
 class Command:
-    """A running ``f2i bench --device web``: its address, and what it said."""
+    """A running ``f2i bench --device web``: its address, what it says on stderr, and what it prints."""
 
     def __init__(self, process):
-        self.process, self.said, self.url = process, [], None
-
-    def read_until_open(self):
-        for line in self.process.stderr:
-            self.said.append(line)
-            if found := re.search(r"Open (https?://\S+)", line):
-                self.url = found[1]
-                break
+        self.process, self.said, self.printed, self.url = process, [], [], None
+        self._opened = threading.Event()
+        self._readers = [
+            threading.Thread(target=self._read, args=pair) for pair in ((process.stderr, self.said), (process.stdout, self.printed))
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._opened.wait(300)
         assert self.url, "".join(self.said)
-        threading.Thread(target=lambda: self.said.extend(self.process.stderr), daemon=True).start()
+
+    def _read(self, stream, lines):
+        with stream:
+            for line in stream:
+                lines.append(line)
+                if found := re.search(r"^Open (https?://\S+)", line):
+                    self.url = found[1]
+                    self._opened.set()
+        self._opened.set()
+
+    def interrupt(self):
+        """Presses Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
 
     def end(self, seconds=120):
         """Waits for its end. Returns its exit code and what it printed."""
-        output = self.process.communicate(timeout=seconds)[0]
-        return self.process.returncode, output
+        self.process.wait(timeout=seconds)
+        for reader in self._readers:
+            reader.join(timeout=seconds)
+        return self.process.returncode, "".join(self.printed)
 
 
 @contextlib.contextmanager
 def command(*arguments):
     """The command, listening; killed in the end if it still runs."""
     line = [F2I, "bench", *map(str, arguments), "--device", "web"]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    started = Command(process)
+    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = None
     try:
-        started.read_until_open()
+        started = Command(process)
         yield started
     finally:
         if process.poll() is None:
             process.kill()
-        process.stdout.close()
+        process.wait(timeout=60)
+        if started:
+            started.end()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -164,3 +165,12 @@ def test_cpp_refuses_what_is_no_manifest(program, tmp_path, text):
     (tmp_path / "jobs").write_text("")
     done = subprocess.run([program, str(tmp_path / "manifest.json"), str(tmp_path / "jobs")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "f2i::read_manifest" in done.stderr
+
+
+def test_the_documents_wrapper_for_swift_compiles(tmp_path):
+    blocks = re.findall(r"```cpp\n(.*?)```", (ROOT / "docs" / "app-loop.md").read_text(), re.S)
+    [wrapper] = [block for block in blocks if "jni.h" not in block]
+    (tmp_path / "wrapper.cpp").write_text(wrapper)
+    line = [*compiler(), "-std=c++17", "-fsyntax-only", *WARNINGS, f"-I{APP}", str(tmp_path / "wrapper.cpp")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
