@@ -14,6 +14,7 @@ from f2i_export.hexagon.compile_child import CompileRequest, compile_context
 from f2i_export.hexagon.watched_child import Limits
 from f2i_runtime.engines.session import open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
+from f2i_runtime.hexagon import qnn_provider
 from f2i_runtime.hexagon.chips import find_chip
 from f2i_runtime.targets import Selection, Variant, target_of
 from npu_graphs import convolution, determinant, needs_compiler
@@ -59,6 +60,19 @@ def test_what_cannot_be_compiled_is_one_line_before_anything_starts(changes, sai
     with pytest.raises(UsageError, match=said) as caught:
         check_request(options(tmp_path, **changes))
     assert "\n" not in str(caught.value)
+
+
+@needs_compiler
+def test_without_the_right_wheel_nothing_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(qnn_provider, "version", lambda _: "1.0.0")
+    with pytest.raises(UsageError, match=r"onnxruntime-qnn 1\.0\.0 is installed, and this version works with 2\.7\.0"):
+        check_request(options(tmp_path))
+    with pytest.raises(UsageError, match="works with"):
+        open_session(FP16, tmp_path / "unet.onnx", component="unet", inputs={})
+    monkeypatch.setattr(qnn_provider.platform, "system", lambda: "Darwin")
+    with pytest.raises(UsageError, match=r"needs Linux on x86-64.*this is Darwin"):
+        check_request(options(tmp_path))
+    check_request(options(tmp_path, accelerators=("cpu",)))
 
 
 @needs_compiler
@@ -138,6 +152,7 @@ def test_a_compilation_whose_parent_was_killed_ends_and_is_swept(tmp_path, own_c
 import os, threading, time
 from pathlib import Path
 from f2i_export.hexagon import compile_child
+from f2i_runtime.hexagon import qnn_provider
 from f2i_runtime.hexagon.chips import find_chip
 def die():
     while not list(Path({str(own_cache)!r}).glob('.f2i-staging-compile-*/request.json')):

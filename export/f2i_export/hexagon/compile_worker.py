@@ -19,6 +19,9 @@ from f2i_runtime.errors import F2IError
 from f2i_runtime.hexagon.qnn_provider import PROVIDER, register_provider
 
 FLOAT16 = "fp16"
+NO_ROOM_CODE = "1002"
+NO_ROOM = "; the compiler found no way to lay the graph out on this chip: it is too large for it, or in a form that needs too much memory; try a smaller tile"
+"""What QNN's error of that number means where no op is refused (measured: graphs with tensors of six axes)."""
 PRODUCTS = ("FullyConnected", "MatMul")
 STORED, INT8 = 4, (0x308, 0x408)
 """QNN's numbers (``QnnTypes.h``) for a stored tensor, and for integers of eight bits, signed and unsigned."""
@@ -87,7 +90,9 @@ def work(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     except Exception as e:  # ONNX Runtime raises its own classes and RuntimeError alike
         traceback.print_exc()
         refused = refused_ops(model, devices, request["options"])
-        reason = f"the NPU refuses these ops: {refused}" if refused else f"{type(e).__name__}: {e}"
+        reason = (
+            f"the NPU refuses these ops: {refused}" if refused else f"{type(e).__name__}: {e}{NO_ROOM if NO_ROOM_CODE in str(e) else ''}"
+        )
         return {"error": reason}
     if context:
         parts = [part for part in session.get_provider_graph_assignment_info() if part.ep_name == PROVIDER]
