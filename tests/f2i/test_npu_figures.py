@@ -3,6 +3,7 @@
 import math
 import subprocess
 
+from f2i_bench.host.host_bench import _untimed
 from f2i_bench.npu.npu_costs import npu_costs, npu_notes
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.validation.validate import validate
@@ -63,3 +64,10 @@ def test_a_validation_runs_one_golden_tile_and_the_page_shows_the_estimate(npu_b
     assert [step for step in seen if step[0] == "onnx/fp16/hexagon_sm8750 on the simulator"][-1][1:] == (8, 8)
     page = render(npu_bundle, report, images, command=["f2i", "validate", "bundle"])
     assert SOURCE.replace("'", "&#39;") in page and "simulator (numerics only)" in page and "data:image/svg+xml;base64," in page
+
+
+def test_a_bench_does_not_time_the_simulator_and_gives_the_estimate(npu_bundle):
+    [variant] = npu_bundle.manifest.variants()
+    row = _untimed(npu_bundle, variant, "unet", 1)
+    assert row.status == "not timed" and "simulator (numerics only)" in row.reason and SOURCE in row.reason
+    assert f"{npu_bundle.manifest.artifact('unet', variant).delegation.npu.estimate.ms:.2f} ms" in row.reason

@@ -80,7 +80,7 @@ def bench_host(
             f"{bundle.root}: nothing to measure for that target, precision and accelerator; it holds {bundle.manifest.listed()}"
         )
     timed = [v for v in variants if target_of(v).native_here]
-    rows = [_untimed(v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
+    rows = [_untimed(bundle, v, c, n) for v in variants if v not in timed for c in bundle.manifest.components for n in settings.threads]
     layers = _layers(bundle)
     flops = {c: sum(x.flops for x in layers if x.component == c) for c in bundle.manifest.components}
     sensors = Sensors()
@@ -142,11 +142,15 @@ def _cpu_name() -> str:
     return platform.processor() or "unknown"
 
 
-def _untimed(variant: Variant, component: str, threads: int) -> Row:
+def _untimed(bundle: Bundle, variant: Variant, component: str, threads: int) -> Row:
+    """The row of a variant that something else computes here, with its estimate where it has one."""
     target = target_of(variant)
     where = " and ".join(SYSTEMS.get(p, p) for p in target.platforms)
     place = f"{target.label} runs on {where} only" if where else f"{variant} is for a phone's {variant.accelerator}"
     reason = f"{place}; the {target.stand_in} that computes here has no meaningful time"
+    npu = bundle.manifest.artifact(component, variant).delegation.npu
+    if npu and npu.estimate:
+        reason += f"; {npu.estimate.ms:.2f} ms are {npu.estimate.source}"
     return Row(**variant._asdict(), component=component, threads=threads, status="not timed", reason=reason)
 
 
