@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from f2i_quantize.ptq.qdq import OPS, SAME_VALUES
 from f2i_quantize.rewrites.passes import EVERYWHERE, explicit_group_norm, explicit_layer_norm, explicit_silu, pooled_group_norm
 from f2i_runtime.bundle.manifest import Delegation, Fallback
 from f2i_runtime.targets import INT8
@@ -23,6 +24,8 @@ from litert_torch.quantize.quant_config import QuantConfig
 from f2i_export.lowering import Converter, LoweringRequest
 
 NAME_BYTES = 24
+WIDE = "w8a16"
+"""The precision whose activations are int16; for an NPU, not for XNNPACK."""
 
 
 def lower(request: LoweringRequest) -> Delegation:
@@ -52,6 +55,8 @@ def convert_static(request: LoweringRequest) -> None:
     """
     graph: Any = request.module
     _stay_float(graph)
+    if request.precision == WIDE:
+        _others_stay_float(graph)
     _own_dequantize(graph)
     configuration = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True)))
     litert_torch.convert(graph, tuple(request.example), quant_config=configuration).export(str(request.path))
@@ -95,6 +100,22 @@ def _stay_float(module: Any) -> None:
             barrier = module.graph.get_attr("_barrier")
             inputs = [module.graph.call_function(torch.ops.aten.mul.Tensor, (source, barrier)) for source in sources]
         node.args = (inputs if node.target is torch.ops.aten.cat.default else inputs[0], *node.args[1:])
+    module.recompile()
+
+
+def _others_stay_float(module: Any) -> None:
+    """The same for whatever else reads a dequantized value and is no layer, for activations of int16: there the converter would make ops that LiteRT lacks, such
+    as a GELU of integers.
+    """
+    for node in list(module.graph.nodes):
+        rounding = node.target is torch.ops.quantized_decomposed.quantize_per_tensor.default
+        layer = rounding or node.target in OPS or node.target in SAME_VALUES
+        if node.op != "call_function" or layer or any(n.target == "_barrier" for n in node.all_input_nodes):
+            continue
+        for source in [n for n in node.all_input_nodes if _is_dequantize(n)]:
+            with module.graph.inserting_before(node):
+                product = module.graph.call_function(torch.ops.aten.mul.Tensor, (source, module.graph.get_attr("_barrier")))
+            node.replace_input_with(source, product)
     module.recompile()
 
 

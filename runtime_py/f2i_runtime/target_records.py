@@ -203,6 +203,7 @@ class Target:
             source=None,
             placement=None,
             arm64=None,
+            browser=None,
             program=own.program,
         )
 

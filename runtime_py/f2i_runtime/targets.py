@@ -197,7 +197,7 @@ TARGETS: dict[str, Target] = {
             Adapter("to_dispatch", "litert_torch", "tflite"),
             Adapter("run_dispatch", "ai_edge_litert", "run-tflite"),
             ("litert-torch", "litert-converter", "ai-edge-litert", "torch"),
-            ("fp16", "w8a8"),
+            ("fp16", "w8a8", "w8a16"),
             DeviceProgram("benchmark_model", "run_npu_benchmark_model"),
         ),
         ram_factor=4.0,
