@@ -35,7 +35,9 @@ def artifact_table(bundle: Bundle) -> Table:
 def parity_table(bundle: Bundle, report: Report) -> Table:
     """Returns one row per variant: size, delegated share, latency and parity, as the report measured them."""
     untrained = None if bundle.manifest.model.trained else "random weights: photos and the quality of int8 are measured, not judged"
-    table = Table(title="parity with the full-precision reference", caption=untrained)
+    context = report.environment.context_rel_l2
+    moved = None if context is None else f"a context of zeros moves the reference's output by {context:.1e} of its size (relative L2)"
+    table = Table(title="parity with the full-precision reference", caption="\n".join(filter(None, (untrained, moved))) or None)
     columns = (
         "target",
         "precision",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -54,13 +54,17 @@ class Pipeline:
         """lr float32 (1, 3, t, t) in [0, 1] → sr float32 (1, 3, 2t, 2t). ``position`` (y, x): where the tile lies, for models that take noise."""
         return self.tensors(lr, position)["sr"]
 
-    def tensors(self, lr: np.ndarray, position: tuple[int, int] = (0, 0)) -> dict[str, np.ndarray]:
-        """All named tensors of one tile, the inputs among them."""
+    def tensors(
+        self, lr: np.ndarray, position: tuple[int, int] = (0, 0), given: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """All named tensors of one tile, the inputs among them. Those in ``given`` are taken as they are instead of being computed."""
         manifest = self.bundle.manifest
-        tensors = {"lr": lr, **self.constants}
+        tensors = {"lr": lr, **self.constants, **(given or {})}
         if manifest.noise:
             tensors["noise"] = self._noise(position)
         for call in manifest.dataflow:
+            if given and call.result in given:
+                continue
             inputs = {argument: tensors[tensor] for argument, tensor in call.inputs.items()}
             tensors[call.result] = self.run(call.component, inputs)
         return tensors

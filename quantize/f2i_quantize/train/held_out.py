@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from f2i_runtime.errors import UsageError
 from f2i_runtime.metrics.fidelity import psnr_db, psnr_y, ssim_y, to_uint8
 from f2i_runtime.metrics.perceptual import gmsd, haarpsi, ms_ssim
+from f2i_runtime.metrics.st_lpips import LEAST_SIDE, st_lpips
 from f2i_runtime.photo.photo_listing import find_photos
 from f2i_runtime.photo.resample import resize
 from f2i_runtime.pipeline import tile_noise
@@ -40,7 +41,9 @@ class Scores:
     gmsd: float
     haarpsi: float
     lr_psnr: float
-    """The PSNR in dB over RGB of the downscaled output against the input: how far the model contradicts what it was given."""
+    """LR consistency: the PSNR in dB over RGB of the downscaled output against the input: how far the model contradicts what it was given."""
+    st_lpips: float | None = None
+    """ST-LPIPS; None where its weights are not installed (the extra ``perceptual``) or a photo is too small for it."""
 
 
 def bicubic(lr: Pixels) -> Pixels:
@@ -94,14 +97,14 @@ def score_photo(hr: Pixels, lr: Pixels, sr: Pixels) -> Scores:
         gmsd(truth, output),
         haarpsi(truth, output),
         psnr_db(lr / 255.0, halve(sr) / 255.0),
+        st_lpips(truth, output) if min(hr.shape[:2]) >= LEAST_SIDE else None,
     )
 
 
 def mean_scores(scores: Sequence[Scores]) -> Scores:
-    """Mean of every figure over photos, those without MS-SSIM left out of its mean."""
-    multi = [s.ms_ssim for s in scores if s.ms_ssim is not None]
-    means = [float(np.mean([getattr(s, name) for s in scores])) for name in ("psnr_y", "ssim_y", "gmsd", "haarpsi", "lr_psnr")]
-    return Scores(means[0], means[1], float(np.mean(multi)) if multi else None, means[2], means[3], means[4])
+    """Mean of every figure over photos, those that do not have it left out of its mean."""
+    found = {f.name: [value for s in scores if (value := getattr(s, f.name)) is not None] for f in fields(Scores)}
+    return Scores(**{name: float(np.mean(values)) if values else None for name, values in found.items()})  # type: ignore[arg-type]
 
 
 def score_photos(model: F2IModel, photos: Iterable[Photo], *, tile: int, device: torch.device | str = "cpu", window: int = 256) -> float:

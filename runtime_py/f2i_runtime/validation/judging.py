@@ -12,7 +12,9 @@ import numpy as np
 from f2i_runtime.bundle.manifest import Call
 from f2i_runtime.errors import UsageError
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ssim_y, token_cosine
+from f2i_runtime.metrics.st_lpips import LEAST_SIDE, st_lpips
 from f2i_runtime.photo.photo_listing import photo_files
+from f2i_runtime.photo.resample import resize
 from f2i_runtime.photo.whole_photo import read_photo
 from f2i_runtime.pipeline import Pipeline, photo_plan
 from f2i_runtime.targets import Variant, target_of
@@ -157,6 +159,7 @@ def judge_crop(
         image=crop.name,
         psnr_db=finite(value),
         ssim=finite(ssim(np.clip(crop.reference, 0, 1), np.clip(result, 0, 1))),
+        lr_consistency_db=finite(_lr_consistency_db(crop.lr, result)),
         seam_ratio=finite(seam),
         seam_gradient_ratio=finite(steps),
         latency_ratio=finite(seconds / crop.seconds),
@@ -177,7 +180,7 @@ def judge_crop(
 
 
 def _against_truth(pipeline: Pipeline, crop: Crop, result: Array, options: ValidateOptions) -> tuple[dict[str, float | None], list[Gate]]:
-    """PSNR-Y and SSIM-Y to the high-resolution photo of the same name, on the same crop: fields of the photo's row, and gates."""
+    """PSNR-Y, SSIM-Y and ST-LPIPS to the high-resolution photo of the same name, on the same crop: fields of the photo's row, and gates."""
     scale, limits, variant = pipeline.bundle.manifest.tile.scale, pipeline.bundle.manifest.gates, variant_of(pipeline)
     truth = _truth(crop, scale, options)
     height, width = truth.shape[:2]
@@ -186,6 +189,8 @@ def _against_truth(pipeline: Pipeline, crop: Crop, result: Array, options: Valid
         "psnr_y_hr": finite(psnr_y(truth, own, scale)),
         "ssim_y_hr": finite(ssim_y(truth, own, scale)),
         "reference_psnr_y_hr": finite(psnr_y(truth, reference, scale)),
+        "st_lpips_hr": _perceived(truth, own),
+        "reference_st_lpips_hr": _perceived(truth, reference),
     }
     gates, subject = [], Subject(variant, image=crop.name)
     limit = limits.psnr_y_drop_db.get(variant.precision)  # type: ignore[call-overload]
@@ -195,6 +200,14 @@ def _against_truth(pipeline: Pipeline, crop: Crop, result: Array, options: Valid
     if limit is not None and figures["ssim_y_hr"] is not None:
         gates.append(gate(subject, "ssim_y_drop", ssim_y(truth, reference, scale) - figures["ssim_y_hr"], limit))
     return figures, gates
+
+
+def _perceived(truth: Array, image: Array) -> float | None:
+    return finite(st_lpips(truth, image)) if min(truth.shape[:2]) >= LEAST_SIDE else None
+
+
+def _lr_consistency_db(lr: Array, result: Array) -> float:
+    return psnr_db(lr, np.clip(resize(np.clip(result, 0, 1), *lr.shape[:2]), 0, 1))
 
 
 def _truth(crop: Crop, scale: int, options: ValidateOptions) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from f2i_runtime.bundle.store import Bundle
-from f2i_runtime.metrics.fidelity import psnr_db
+from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db
 from f2i_runtime.photo.photo_listing import photo_files, photo_names
 from f2i_runtime.photo.samples import cut_tiles, load_rgb
 from f2i_runtime.photo.whole_photo import read_photo
@@ -21,6 +21,9 @@ from f2i_runtime.tiling.blend import upscale_array
 from f2i_runtime.validation.validate_options import ValidateOptions
 
 Array = np.ndarray[Any, Any]
+
+CONTEXT_TILES = 4
+"""The number of tiles that are upscaled once more without their context."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class ReferenceRun:
     """Every named tensor of the dataflow, per tile; ``lr`` is the tile itself."""
     crops: tuple[Crop, ...]
     tiling_psnr_db: float | None
+    context_rel_l2: float | None
+    """How far the output moves when the context is zero; see :func:`context_rel_l2`."""
 
 
 def run_reference(bundle: Bundle, options: ValidateOptions, progress: Callable[[str, int, int], None]) -> ReferenceRun:
@@ -68,7 +73,9 @@ def run_reference(bundle: Bundle, options: ValidateOptions, progress: Callable[[
         for path, name in zip(paths, photo_names(paths), strict=True):
             crops.append(_crop(reference, path, name, round(size * options.photo_side)))
             progress("reference photos", len(crops), len(paths))
-        return ReferenceRun(reference.engine, tuple(tiles), tuple(crops), _tiling_psnr_db(reference, crops))
+        return ReferenceRun(
+            reference.engine, tuple(tiles), tuple(crops), _tiling_psnr_db(reference, crops), context_rel_l2(reference, tiles)
+        )
 
 
 def stitch(pipeline: Pipeline, photo: Array) -> tuple[Array, float]:
@@ -96,6 +103,20 @@ def _crop(reference: Pipeline, path: Path, name: str, side: int) -> Crop:
     y, x = max(0, (h - side) // 2), max(0, (w - side) // 2)
     lr = np.ascontiguousarray(photo[y : y + side, x : x + side])
     return Crop(name, path, (h, w), (y, x), lr, *stitch(reference, lr))
+
+
+def context_rel_l2(reference: Pipeline, tiles: Sequence[Mapping[str, Array]]) -> float | None:
+    """Relative L2 of the reference's output with a context of zeros to its output, over the first tiles: 0 means that the conditioning does nothing.
+
+    None for a bundle whose dataflow has no context.
+    """
+    sums = ErrorSums()
+    for tensors in tiles[:CONTEXT_TILES]:
+        if "context" not in tensors:
+            return None
+        without = reference.tensors(tensors["lr"], given={"context": np.zeros_like(tensors["context"])})
+        sums.update(tensors["sr"], without["sr"])
+    return sums.relative_l2() if tiles else None
 
 
 def _tiling_psnr_db(reference: Pipeline, crops: Sequence[Crop]) -> float | None:

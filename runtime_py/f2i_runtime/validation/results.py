@@ -167,8 +167,12 @@ class PhotoRow(VariantRow):
     ssim: float | None
     psnr_y_hr: float | None = None
     ssim_y_hr: float | None = None
-    lpips_hr: float | None = None
+    st_lpips_hr: float | None = None
+    """ST-LPIPS to the truth, a learned perceptual distance; null where its weights are not installed (the extra ``perceptual``)."""
     reference_psnr_y_hr: float | None = None
+    reference_st_lpips_hr: float | None = None
+    lr_consistency_db: float | None = None
+    """PSNR over RGB of the output, made small again by bicubic, to the photo that was given: how far the output contradicts it."""
     seam_ratio: float | None
     seam_gradient_ratio: float | None
     latency_ratio: float | None
@@ -235,6 +239,8 @@ class Environment(Record):
     """The engine of the full-precision reference."""
     tiling_psnr_db: float | None = None
     """The reference's own photo on two tilings; null where the photo has no room for a second one."""
+    context_rel_l2: float | None = None
+    """Relative L2 of the reference's output with a context of zeros to its output: how far the conditioning moves it. 0 where it does nothing."""
     simulated_sqnr_db: dict[str, dict[str, float | None]]
     """Precision → component → SQNR of the QDQ program that every engine's artifact was lowered from."""
 

@@ -73,6 +73,7 @@ def measure(
         bundle=bundle.manifest.name,
         reference=truth.engine,
         tiling_psnr_db=finite(truth.tiling_psnr_db),
+        context_rel_l2=finite(truth.context_rel_l2),
         simulated_sqnr_db={p: {c: finite(v) for c, v in alone.sqnr_db.items()} for p, alone in found.items()},
     )
     crops: dict[str, dict[str, Array]] = {}
