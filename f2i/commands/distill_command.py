@@ -38,6 +38,13 @@ def distill(
     crop: Annotated[int, typer.Option(min=16, metavar="PIXELS", help="The side of a low-resolution crop.")] = 64,
     lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 1e-3,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the weights and the crops.")] = 0,
+    freeze_norms: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-norms",
+            help="Make the student's group norms constants, measured on the photos, and fine-tune it to give what it gave.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with the same options stopped.")] = False,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set any other option, for example --set weights.fft=0.02.")
@@ -52,14 +59,15 @@ def distill(
     from f2i_quantize.train.encoder_distill import EncoderOptions
 
     if encoder:
-        if teacher or validation or setting:
+        if teacher or validation or setting or freeze_norms:
             raise UsageError(
-                "--encoder trains the feature encoder alone; --teacher, --validation and --set are for the whole model: run that next"
+                "--encoder trains the feature encoder alone; --teacher, --validation, --freeze-norms and --set are for the whole model: run that next"
             )
         wanted = EncoderOptions(images=images, steps=steps, batch=batch, crop=crop, lr=lr, seed=seed)
         _train_encoder(student, encoder, out_dir, wanted, resume)
         return
     given = {"images": images, "out": out_dir, "student": student, "teacher": teacher, "validation": validation, "steps": steps}
+    given["freeze_norms"] = freeze_norms
     options = parse_options(given | {"batch": batch, "crop": crop, "lr": lr, "seed": seed, "resume": resume}, setting or [])
     with Steps(err) as progress:
         result = train(options, progress.training)

@@ -15,6 +15,7 @@ import torch
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Attention, Dinov2Layer
@@ -77,6 +78,29 @@ def drop_unit_division(module: nn.Module) -> int:
         ),
         UnscaledResnet,
     )
+
+
+def fold_channel_affine(module: nn.Module) -> int:
+    """A frozen norm that nothing but a convolution or a linear stands before, or behind without padding, becomes part of it.
+
+    That is the second norm of a residual block, into the convolution before it, and a transformer's, into its first projection. A block's first norm reads the
+    sum that the shortcut reads too, and what follows its activation pads with zeros: a shift before that padding is no bias, so it stays.
+    """
+    count = 0
+    for block in [m for m in module.modules() if isinstance(m, UnscaledResnet) and isinstance(m.norm2, ChannelAffine)]:
+        gain, shift = block.norm2.weight, block.norm2.bias  # type: ignore[union-attr]
+        conv: Any = block.conv1
+        conv.weight, conv.bias = frozen(conv.weight * gain.reshape(-1, 1, 1, 1)), frozen(conv.bias * gain + shift)
+        block.norm2 = nn.Identity()
+        count += 1
+    for transformer in [m for m in module.modules() if isinstance(m, Transformer2DModel) and isinstance(m.norm, ChannelAffine)]:
+        gain, shift, first = transformer.norm.weight, transformer.norm.bias, transformer.proj_in
+        weight = first.weight.flatten(1)
+        first.bias = frozen(first.bias + weight @ shift)
+        first.weight = frozen((weight * gain).reshape(first.weight.shape))
+        transformer.norm = nn.Identity()
+        count += 1
+    return count
 
 
 def bake_position_embedding(module: nn.Module) -> int:
@@ -203,6 +227,7 @@ Rewrite = Callable[[nn.Module], int]
 EVERYWHERE: tuple[Rewrite, ...] = (
     fold_timestep,
     drop_unit_division,
+    fold_channel_affine,
     bake_position_embedding,
     fold_pixel_normalization,
     fold_layer_scale,

@@ -34,9 +34,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from f2i_quantize.models import checkpoint, checkpoint_files
 from f2i_quantize.models.checkpoint_files import CHECKPOINT_FOLDER
+from f2i_quantize.models.differentiable import step_noise
 from f2i_quantize.models.whole_model import F2IModel
 from f2i_quantize.train.crops import CropDataset, PhotoSet, batches, read_folder
 from f2i_quantize.train.distill_options import DistillOptions
+from f2i_quantize.train.freeze_norms import freeze_norms
 from f2i_quantize.train.held_out import score_photos, upscaled_by
 from f2i_quantize.train.prune import initialise_from
 from f2i_quantize.train.run_folder import BEST, STATE, check_run_folder, has_state, run_folder, start_anew
@@ -47,6 +49,10 @@ from f2i_quantize.train.training_state import MovingAverage, Progress, cosine_ra
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+NORM_CROPS = 256
+"""Crops that the norms are measured on before they are frozen."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +94,34 @@ def learning_rate(options: DistillOptions, step: int) -> float:
 
 
 def load_models(options: DistillOptions) -> tuple[F2IModel, F2IModel | None]:
-    """(student, teacher). A preset's student starts from the teacher's pruned weights where ``init`` says so, else from ``seed``."""
+    """(student, teacher). A preset's student starts from the teacher's pruned weights where ``init`` says so, else from ``seed``.
+
+    With ``freeze_norms`` the student still has its norms, which :func:`_frozen` measures, and is its own teacher where no other is given.
+    """
     from f2i_quantize.models import presets
 
     teacher = checkpoint.load(options.teacher) if options.teacher else None
-    if options.student in presets.PRESETS and options.init != "checkpoint":
+    if options.student in presets.PRESETS and options.init != "checkpoint" and not options.freeze_norms:
         student = presets.build(options.student, options.seed)
         set_starting_weights(student)
         if teacher and options.init == "prune":
             initialise_from(student, teacher)
     else:
         student = checkpoint.load(options.student)
+    if options.freeze_norms and teacher is None:
+        teacher = checkpoint.load(options.student)
     if teacher and teacher.config.scale != student.config.scale:
         raise UsageError(f"teacher enlarges by {teacher.config.scale}, student by {student.config.scale}; both must be equal")
     for model in (student, *([teacher] if teacher else [])):
         model.geometry().check_tile(options.crop)
     return student, teacher
+
+
+def _frozen(student: F2IModel, photos: PhotoSet, options: DistillOptions) -> F2IModel:
+    """The student with constants for its group norms, measured on crops of the training photos."""
+    crops = CropDataset(photos.photos, options.crop, NORM_CROPS, options.seed, options.degradation)
+    tiles = ((crops[k][0][None], step_noise(student, options.crop, 1, options.seed, k)) for k in range(NORM_CROPS))
+    return freeze_norms(student, tiles, options.crop)
 
 
 def distill(options: DistillOptions, progress: Callable[[DistillProgress], None] | None = None) -> DistillResult:
@@ -141,6 +159,8 @@ class _Run:
         found = read_folder(options.images, min_side=2 * options.crop, cache=options.cache, processes=options.processes)
         self.photos, self.validation = _split(options, found)
         self.student, self.teacher = load_models(options)
+        if options.freeze_norms:
+            self.student = _frozen(self.student, self.photos, options)
         self.weights = named_weights(self.student)
         for part in self.student.parts().values():
             part.train()

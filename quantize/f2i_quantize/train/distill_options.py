@@ -52,6 +52,8 @@ class DistillOptions(BaseModel):
     """What the student is drawn to and judged by: ``photo``, the photo (and the teacher beside it); ``teacher``, the teacher's output alone, which is
     what a student of fewer steps is for; ``auto``, the teacher where it takes more steps than the student.
     """
+    freeze_norms: bool = False
+    """The student is a trained model whose group norms become constants, measured on the photos; its teacher is the model as it was, or ``teacher``."""
     freeze: tuple[Literal["unet", "feature_encoder", "projector", "codec"], ...] = ()
     """Parts that are not trained."""
     resume: bool = False
