@@ -12,6 +12,7 @@ from f2i.progress import Steps
 from f2i.terminal import err, out
 
 if TYPE_CHECKING:
+    from f2i_quantize.train.distill_options import DistillOptions
     from f2i_quantize.train.encoder_distill import EncoderOptions
 
 
@@ -54,7 +55,6 @@ def distill(
 
     Example: `f2i distill --images photos --student nano --teacher big --out small`
     """
-    from f2i_quantize.train.distill import distill as train
     from f2i_quantize.train.distill_options import parse_options
     from f2i_quantize.train.encoder_distill import EncoderOptions
 
@@ -67,8 +67,13 @@ def distill(
         _train_encoder(student, encoder, out_dir, wanted, resume)
         return
     given = {"images": images, "out": out_dir, "student": student, "teacher": teacher, "validation": validation, "steps": steps}
-    given["freeze_norms"] = freeze_norms
-    options = parse_options(given | {"batch": batch, "crop": crop, "lr": lr, "seed": seed, "resume": resume}, setting or [])
+    given |= {"batch": batch, "crop": crop, "lr": lr, "seed": seed, "resume": resume, "freeze_norms": freeze_norms}
+    _train(parse_options(given, setting or []))
+
+
+def _train(options: DistillOptions) -> None:
+    from f2i_quantize.train.distill import distill as train
+
     with Steps(err) as progress:
         result = train(options, progress.training)
     for name, reason in result.skipped:
