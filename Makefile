@@ -5,7 +5,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench-mil bench-npu bench-npu-truth bench-peers bench-scale docs first-look fuzz setup demo test test-slow check format mil-conformance clean
+.PHONY: bench-mil bench-npu bench-npu-truth bench-peers bench-scale docs first-look fuzz gpu-setup setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
@@ -62,6 +62,10 @@ bench-npu: $(READY)
 
 bench-npu-truth: $(READY)
 	$(BIN)/python -m f2i_bench.suites.estimate_truth
+
+# Software drivers for LiteRT's GPU delegate where this machine has no GPU; the first `--accelerator gpu` does the same.
+gpu-setup: $(READY)
+	$(BIN)/python -m f2i_runtime.gpu.drivers
 
 fuzz: $(READY)
 	$(BIN)/python tests/helpers/fuzz.py --photos 10000 --manifests 1000

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from f2i_bench.npu.npu_costs import NpuCost, npu_costs
-from f2i_runtime.bundle.manifest import Fallback
+from f2i_runtime.bundle.manifest import Artifact, Delegation, Fallback
 from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.bundle.store import Bundle
+from f2i_runtime.errors import UsageError
 from f2i_runtime.records import Document, VariantRow
+from f2i_runtime.targets import Selection, Variant, target_of
 from pydantic import Field
 
 from f2i.neural_engine import BrokenRule, ane_findings
@@ -41,28 +43,58 @@ class Inspection(Document):
     """A row per variant that is compiled for an NPU, with whole photos."""
 
 
-def inspect_bundle(bundle: Bundle) -> Inspection:
-    """Returns a row per artifact, in the manifest's order. Raises BundleError, MilError."""
+def inspect_bundle(bundle: Bundle, accelerator: str | None = None) -> Inspection:
+    """Returns a row per artifact, in the manifest's order; with ``accelerator`` for the variants that it selects.
+
+    A delegate that opens the CPU's artifacts, such as ``gpu``, is asked on this machine what it takes and what it refuses. Raises UsageError where nothing is
+    selected, BundleError, MilError, ToolchainError.
+    """
+    if accelerator is None:
+        rows = tuple(_row(bundle, a, a.variant, a.delegation) for a in bundle.manifest.artifacts)
+        return Inspection(artifacts=rows, npu=npu_costs(bundle))
+    variants = bundle.manifest.variants(Selection(accelerator=accelerator))
+    if not variants:
+        raise UsageError(f"{bundle.root}: no artifact of it runs on {accelerator!r}; it holds {bundle.manifest.listed()}")
     return Inspection(
-        artifacts=tuple(
-            ArtifactRow(
-                target=a.target,
-                precision=a.precision,
-                accelerator=a.accelerator,
-                component=a.component,
-                bytes=a.bytes,
-                ops=a.delegation.ops,
-                delegated_share=a.delegation.delegated_share,
-                partitions=a.delegation.partitions,
-                needs=a.needs,
-                fallbacks=a.delegation.fallbacks,
-                npu=a.delegation.npu,
-                ane=ane_findings(bundle, a),
-            )
-            for a in bundle.manifest.artifacts
-        ),
-        npu=npu_costs(bundle),
+        artifacts=tuple(_row(bundle, a, v, _delegation(bundle, a, v)) for v in variants for a in bundle.manifest.artifacts_of(v))
     )
+
+
+def _delegation(bundle: Bundle, artifact: Artifact, variant: Variant) -> Delegation:
+    """The figures of the manifest, or where they are known only when the file is opened, what the delegate says now."""
+    asked = target_of(variant).asked
+    if asked is None:
+        return artifact.delegation
+    inputs = {name: tuple(spec.shape) for name, spec in bundle.manifest.components[artifact.component].inputs.items()}
+    path = bundle.artifact_path(artifact)
+    found: Delegation = asked.load(f"asking what {variant} takes").delegation(
+        path, component=artifact.component, inputs=inputs, accelerator=variant.accelerator
+    )
+    return found
+
+
+def _row(bundle: Bundle, artifact: Artifact, variant: Variant, delegation: Delegation) -> ArtifactRow:
+    return ArtifactRow(
+        **variant._asdict(),
+        component=artifact.component,
+        bytes=artifact.bytes,
+        ops=delegation.ops,
+        delegated_share=delegation.delegated_share,
+        partitions=delegation.partitions,
+        needs=artifact.needs,
+        fallbacks=delegation.fallbacks,
+        npu=delegation.npu,
+        ane=ane_findings(bundle, artifact),
+    )
+
+
+def asked_lines(inspection: Inspection) -> list[str]:
+    """Returns what each artifact's delegate takes, for people: a line for each."""
+    return [
+        f"{row.variant} {row.component}: {row.delegated_share:.1%} of {row.ops} operations are taken"
+        for row in inspection.artifacts
+        if row.delegated_share is not None
+    ]
 
 
 def ane_lines(inspection: Inspection) -> list[str]:

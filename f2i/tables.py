@@ -11,6 +11,7 @@ from rich.table import Table
 from f2i.result_views import variant_summaries
 
 if TYPE_CHECKING:
+    from f2i_runtime.bundle.manifest import Artifact
     from f2i_runtime.bundle.store import Bundle
     from f2i_runtime.targets import Variant
     from f2i_runtime.validation.results import Report
@@ -51,8 +52,8 @@ def parity_table(bundle: Bundle, report: Report) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in {"target", "precision"} else "right")
     for row in variant_summaries(report):
-        artifacts = [a for a in bundle.manifest.artifacts if a.variant == row.variant]
-        shares = [a.delegation.delegated_share for a in artifacts if a.delegation.delegated_share is not None]
+        artifacts = bundle.manifest.artifacts_of(row.variant)
+        shares = [s for a in artifacts if (s := delegated_share(a, row.variant)) is not None]
         table.add_row(
             row.variant.target,
             _precision(row.variant),
@@ -64,6 +65,11 @@ def parity_table(bundle: Bundle, report: Report) -> Table:
             f"{row.passed}/{row.gates}",
         )
     return table
+
+
+def delegated_share(artifact: Artifact, variant: Variant) -> float | None:
+    """Returns the share of an artifact's ops that a variant's delegate takes; one on an accelerator that opens the CPU's artifacts whole or not at all."""
+    return 1.0 if artifact.variant != variant else artifact.delegation.delegated_share
 
 
 def _precision(variant: Variant) -> str:

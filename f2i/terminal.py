@@ -52,7 +52,11 @@ Accelerators = Annotated[
 ]
 OneTarget = Annotated[str | None, typer.Option("--target", help="Use only this target.")]
 OneAccelerator = Annotated[
-    str | None, typer.Option("--accelerator", help="Use only this accelerator, such as cpu, hexagon, or hexagon_sm8750.")
+    str | None,
+    typer.Option(
+        "--accelerator",
+        help="Use only this accelerator, such as cpu, hexagon, hexagon_sm8750, or gpu: LiteRT's files for the CPU, on a GPU.",
+    ),
 ]
 OnePrecision = Annotated[str | None, typer.Option("--precision", help="Use only this precision.")]
 Images = Annotated[

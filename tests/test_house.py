@@ -21,7 +21,7 @@ ORDER = tuple(HOUSE)
 ENGINES = {
     "torch": {"run_torch.py", "run_executorch.py", "run_coreml.py"},
     "executorch": {"run_executorch.py"},
-    "ai_edge_litert": {"run_tflite.py"},
+    "ai_edge_litert": {"run_tflite.py", "run_gpu.py"},
     "onnxruntime": {"run_onnx.py"},
     "coremltools": {"run_coreml.py"},
 }

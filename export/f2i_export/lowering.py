@@ -76,6 +76,11 @@ def check_target(target: str, precisions: Sequence[str], options: Mapping[str, s
     record = find_target(target)
     for accelerator in accelerators:
         check_accelerator(Variant(target, "", accelerator))
+        if any(kind_of(name) == kind_of(accelerator) for name in record.on_delegate):
+            raise UsageError(
+                f"accelerator {accelerator!r} opens {target}'s artifacts for {CPU}, so there is nothing to export for it; export with --accelerator {CPU}, "
+                f"and run f2i validate BUNDLE --accelerator {accelerator}"
+            )
         _check_precisions(record.on(accelerator), target if accelerator == CPU else f"{target} on {accelerator}", precisions)
     for key, value in options.items():
         if key not in record.options or (record.options[key].values and value not in record.options[key].values):

@@ -91,7 +91,7 @@ def render(bundle: Bundle, report: Report, images: ReportImages, *, command: lis
 def _mark(bundle: Bundle, row: VariantSummary) -> Variant:
     """What the charts show of a variant."""
     target, precision, accelerator = row.variant
-    size = sum(a.bytes for a in bundle.manifest.artifacts if a.variant == row.variant)
+    size = sum(a.bytes for a in bundle.manifest.artifacts_of(row.variant))
     return Variant(target, precision, size / 1e6, row.latency_ratio, row.psnr_db, accelerator)
 
 

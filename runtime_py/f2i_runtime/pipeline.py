@@ -110,15 +110,17 @@ def open_pipeline(bundle: Bundle, variant: Variant, threads: int = 0) -> Pipelin
     Files are checked against the manifest's hashes first. Raises BundleError, MissingPackageError, ToolchainError.
     """
     manifest = bundle.manifest
-    sessions: dict[str, Session] = {}
-    for name in dict.fromkeys(call.component for call in manifest.dataflow):
-        component = manifest.components[name]
-        is_reference = variant.target == REFERENCE.target
-        path = _program(bundle, name, variant.precision) if is_reference else bundle.artifact_path(manifest.artifact(name, variant))
-        shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
-        sessions[name] = open_session(variant, path, component=name, inputs=shapes, threads=threads)
-    constants = {name: bundle.constant(name) for name in manifest.constants}
-    return Pipeline(bundle, variant, sessions, constants)
+    pipeline = Pipeline(bundle, variant, {}, {name: bundle.constant(name) for name in manifest.constants})
+    with contextlib.ExitStack() as opened:
+        opened.callback(pipeline.close)
+        for name in dict.fromkeys(call.component for call in manifest.dataflow):
+            component = manifest.components[name]
+            is_reference = variant.target == REFERENCE.target
+            path = _program(bundle, name, variant.precision) if is_reference else bundle.artifact_path(manifest.artifact(name, variant))
+            shapes = {k: tuple(spec.shape) for k, spec in component.inputs.items()}
+            pipeline.sessions[name] = open_session(variant, path, component=name, inputs=shapes, threads=threads)
+        opened.pop_all()
+    return pipeline
 
 
 def _program(bundle: Bundle, name: str, precision: str) -> Path:

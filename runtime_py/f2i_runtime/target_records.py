@@ -15,15 +15,19 @@ CPU = "cpu"
 """The accelerator that every target has: XNNPACK, ONNX Runtime's CPU provider, Core ML's CPU."""
 HEXAGON = "hexagon"
 """The NPU of Snapdragon chips. The accelerator of an artifact names the chip that it was compiled for, too: ``hexagon_sm8750``."""
+GPU = "gpu"
+"""A GPU, which opens the CPU's own artifact: nothing is compiled ahead. What computes names its arithmetic, too: see :data:`GPU_HALF`."""
+GPU_FLOAT, GPU_HALF = "gpu_fp32", "gpu_fp16"
+"""A GPU in float32, and in half precision, which is what a phone's GPU computes in unless it is told otherwise."""
 
 
 def kind_of(accelerator: str) -> str:
-    """Returns what kind of accelerator it is, without the chip: ``hexagon`` for ``hexagon_sm8750``."""
+    """Returns what kind of accelerator it is, without the chip or the arithmetic: ``hexagon`` for ``hexagon_sm8750``, ``gpu`` for ``gpu_fp16``."""
     return accelerator.partition("_")[0]
 
 
 def chip_of(accelerator: str) -> str:
-    """Returns the chip in an accelerator's name: ``sm8750`` for ``hexagon_sm8750``, nothing for ``cpu``."""
+    """Returns the chip in the name of an accelerator that is compiled for ahead: ``sm8750`` for ``hexagon_sm8750``, nothing for ``cpu``."""
     return accelerator.partition("_")[2]
 
 
@@ -123,6 +127,18 @@ class Browser:
 
 
 @dataclass(frozen=True)
+class OnDelegate:
+    """What is different about a target on an accelerator that opens the CPU's own artifact. The fields are those of :class:`Target`."""
+
+    engine: Adapter
+    engine_distributions: tuple[str, ...]
+    stand_in: str
+    native_if: Adapter
+    asked: Adapter
+    computes_half: bool = False
+
+
+@dataclass(frozen=True)
 class Target:
     """A way to a phone: what lowers a component, what executes it, what it can be asked, and how far it may be from the reference.
 
@@ -148,6 +164,15 @@ class Target:
     """Their kinds: an accelerator that is compiled for ahead is asked for without its chip."""
     on_chip: MappingProxyType[str, OnChip] = field(default_factory=lambda: MappingProxyType({}))
     """Kind of accelerator → what is different there, for those that artifacts are compiled for ahead. See :meth:`on`."""
+    on_delegate: MappingProxyType[str, OnDelegate] = field(default_factory=lambda: MappingProxyType({}))
+    """Accelerator → what is different there, for those that open the CPU's own artifact. A bundle has no artifacts of their own; they are run when they are
+    asked for by name or kind."""
+    computes_half: bool = False
+    """Whether every artifact is computed in half precision here, whatever its own: then one of float32 is judged by the limits of fp16."""
+    asked: Adapter | None = None
+    """``delegation(path, component=, inputs=, accelerator=)``: how much of an artifact is taken here, for what is known only when it is opened."""
+    native_if: Adapter | None = None
+    """``has_gpu()``: whether this machine has what computes natively; None where :data:`platforms` says it."""
     simulated: bool = False
     """Whether what computes here simulates a chip, seconds for a tile. Then few tiles are compared unless more are asked for."""
     options: MappingProxyType[str, Option] = field(default_factory=lambda: MappingProxyType({}))
@@ -180,7 +205,10 @@ class Target:
     """What runs it on a device where the Python runner does not."""
 
     def on(self, accelerator: str) -> Target:
-        """Returns the record as it is on an accelerator: this one, or for a kind in ``on_chip`` one whose engine, converter and limits are that chip's."""
+        """Returns the record as it is on an accelerator: this one, or one whose engine, converter and limits are those of ``on_chip`` or ``on_delegate``."""
+        opened = self.on_delegate.get(accelerator)
+        if opened is not None:
+            return self._delegated(opened)
         own = self.on_chip.get(kind_of(accelerator))
         if own is None:
             return self
@@ -212,6 +240,29 @@ class Target:
         """The engine's own program that measures an artifact on a device; None where there is none."""
         return self.program or (self.arm64.program if self.arm64 else None)
 
+    def judged_as(self, precision: str) -> str:
+        """Returns the precision by whose limits an artifact is judged here: fp16 for a float32 one that is computed in half precision, else its own."""
+        return "fp16" if self.computes_half and precision == "fp32" else precision
+
+    def _delegated(self, own: OnDelegate) -> Target:
+        return replace(
+            self,
+            engine=own.engine,
+            engine_distributions=own.engine_distributions,
+            half_inside=own.computes_half,
+            computes_half=own.computes_half,
+            simulated_sqnr_gap_db=1.0,
+            platforms=("linux", "darwin"),
+            native_if=own.native_if,
+            asked=own.asked,
+            stand_in=own.stand_in,
+            simulated=True,
+            layers=None,
+            profile=None,
+            arm64=None,
+            browser=None,
+        )
+
     def needs(self, options: Mapping[str, str]) -> str:
         """Returns what a device must have at least to run an artifact exported with ``options``, such as ``iOS 18``; empty where nothing is known."""
         found = [option.needs.get(options.get(name, option.default), "") for name, option in self.options.items()]
@@ -220,6 +271,8 @@ class Target:
     @property
     def native_here(self) -> bool:
         """Whether this machine runs the target's own engine, so that its times mean something."""
+        if self.native_if is not None and not self.native_if.load(f"{self.label} on this machine").has_gpu():
+            return False
         return sys.platform in self.platforms
 
     @property

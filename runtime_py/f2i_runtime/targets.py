@@ -20,13 +20,32 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from f2i_runtime.errors import UsageError
-from f2i_runtime.target_records import CPU, HEXAGON, Adapter, Arm64, Browser, DeviceProgram, OnChip, Option, Target, chip_of, kind_of
+from f2i_runtime.target_records import (
+    CPU,
+    GPU,
+    GPU_FLOAT,
+    GPU_HALF,
+    HEXAGON,
+    Adapter,
+    Arm64,
+    Browser,
+    DeviceProgram,
+    OnChip,
+    OnDelegate,
+    Option,
+    Target,
+    chip_of,
+    kind_of,
+)
 
 __all__ = [
     "CPU",
     "ENTRY_POINTS",
     "EVERYTHING",
     "FLOAT",
+    "GPU",
+    "GPU_FLOAT",
+    "GPU_HALF",
     "HEXAGON",
     "INT8",
     "PALETTES",
@@ -38,6 +57,7 @@ __all__ = [
     "Browser",
     "DeviceProgram",
     "OnChip",
+    "OnDelegate",
     "Option",
     "Selection",
     "Target",
@@ -46,6 +66,8 @@ __all__ = [
     "chip_of",
     "find_target",
     "kind_of",
+    "opened_as",
+    "stored_as",
     "target_of",
     "targets",
 ]
@@ -60,7 +82,8 @@ PALETTES = ("p8", "p6", "p4")
 class Variant(NamedTuple):
     """What a figure is about: a target, a precision, and what computes.
 
-    As text ``tflite/w8a8``, or ``onnx/fp16/hexagon_sm8750`` off the CPU: an accelerator that is compiled for ahead names its chip.
+    As text ``tflite/w8a8``, or ``onnx/fp16/hexagon_sm8750`` off the CPU: an accelerator that is compiled for ahead names its chip, and one that opens the
+    CPU's artifact (``tflite/fp16/gpu_fp16``) its arithmetic.
     """
 
     target: str
@@ -78,7 +101,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which variants are meant. None: any. An accelerator without a chip takes those of every chip."""
+    """Which variants are meant. None: any. An accelerator without a chip takes those of every chip, and ``gpu`` both arithmetics."""
 
     target: str | None = None
     precision: str | None = None
@@ -119,6 +142,23 @@ def _hexagon(
         program=replace(program, module=f"f2i_bench.devices.android.{program.module}"),
     )
     return MappingProxyType({HEXAGON: own})
+
+
+def _gpu() -> MappingProxyType[str, OnDelegate]:
+    """Returns what is different about LiteRT on a GPU: its delegate takes the same files, and computes in float32 or in half precision."""
+    engine, drivers = "f2i_runtime.engines.run_gpu", "f2i_runtime.gpu.drivers"
+
+    def own(half: bool) -> OnDelegate:
+        return OnDelegate(
+            engine=Adapter(engine, "ai_edge_litert", "run-tflite"),
+            engine_distributions=("ai-edge-litert",),
+            stand_in="software GPU (numerics only)",
+            native_if=Adapter(drivers, "ai_edge_litert", "run-tflite"),
+            asked=Adapter(engine, "ai_edge_litert", "run-tflite"),
+            computes_half=half,
+        )
+
+    return MappingProxyType({GPU_FLOAT: own(half=False), GPU_HALF: own(half=True)})
 
 
 _IOS = Option(
@@ -192,7 +232,7 @@ TARGETS: dict[str, Target] = {
         distributions=("litert-torch", "litert-converter", "ai-edge-quantizer", "torch"),
         engine_distributions=("ai-edge-litert",),
         precisions=(*FLOAT, *INT8),
-        accelerators=(CPU, HEXAGON),
+        accelerators=(CPU, HEXAGON, GPU),
         on_chip=_hexagon(
             Adapter("to_dispatch", "litert_torch", "tflite"),
             Adapter("run_dispatch", "ai_edge_litert", "run-tflite"),
@@ -200,6 +240,7 @@ TARGETS: dict[str, Target] = {
             ("fp16", "w8a8", "w8a16"),
             DeviceProgram("benchmark_model", "run_npu_benchmark_model"),
         ),
+        on_delegate=_gpu(),
         ram_factor=4.0,
         rank=1,
         layers=Adapter(_TFLITE_ENGINE, "ai_edge_litert", "run-tflite"),
@@ -283,6 +324,20 @@ def find_target(name: str) -> Target:
 def target_of(variant: Variant) -> Target:
     """Returns the record of a variant's target as it is on the variant's accelerator. Raises UsageError for an unknown target."""
     return find_target(variant.target).on(variant.accelerator)
+
+
+def opened_as(variant: Variant) -> tuple[Variant, ...]:
+    """Returns the other variants that a stored one is opened as: the CPU's artifact on each accelerator that takes it."""
+    known = targets().get(variant.target)
+    if known is None or variant.accelerator != CPU:
+        return ()
+    return tuple(variant._replace(accelerator=accelerator) for accelerator in known.on_delegate)
+
+
+def stored_as(variant: Variant) -> Variant:
+    """Returns the variant whose artifacts a bundle holds for this one: the CPU's for an accelerator that opens them, else itself."""
+    known = targets().get(variant.target)
+    return variant._replace(accelerator=CPU) if known is not None and variant.accelerator in known.on_delegate else variant
 
 
 def check_accelerator(variant: Variant) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from f2i_bench.core.protocol import Settings, with_baseline
 from f2i_bench.devices.arm64 import arm64_bench as arm64
-from f2i_bench.devices.arm64.debian import Package as DebianPackage
-from f2i_bench.devices.arm64.debian import closure
 from f2i_bench.devices.arm64.qemu_build import compiler
 from f2i_runtime.bundle.store import open_bundle
+from f2i_runtime.debian import Package as DebianPackage
+from f2i_runtime.debian import closure
 from f2i_runtime.errors import UsageError
 from f2i_runtime.targets import Selection, Variant
 from repository import F2I

@@ -43,7 +43,7 @@ class FakePhone:
 
 def fetch():
     """Debian's adb and adbd 34, unpacked once."""
-    from f2i_bench.devices.arm64.debian import closure, package_list, unpack
+    from f2i_runtime.debian import closure, package_list, unpack
 
     if not CACHE.exists():
         unpack(closure(["adb", "adbd"], [package_list("bookworm-backports", "amd64"), package_list("bookworm", "amd64")], OWN), CACHE)

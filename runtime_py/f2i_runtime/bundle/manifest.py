@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.errors import BundleError, UsageError
-from f2i_runtime.targets import CPU, EVERYTHING, FLOAT, Selection, Variant, kind_of, target_of, targets
+from f2i_runtime.targets import CPU, EVERYTHING, FLOAT, Selection, Variant, kind_of, opened_as, stored_as, target_of, targets
 
 SCHEMA = 2
 SOURCE_SUFFIX = ".source.pt2"
@@ -356,10 +356,12 @@ class Manifest(Record):
         return TensorSpec(shape=(1, 3, self.tile.size, self.tile.size), layout="NCHW", range=(0.0, 1.0))
 
     def variants(self, only: Selection = EVERYTHING) -> list[Variant]:
-        """Returns the variants for which every component has an artifact, in the order of the manifest, as far as ``only`` takes them."""
+        """Returns the complete variants that ``only`` takes, in the manifest's order. An accelerator that opens the CPU's artifacts must be named."""
         called = {call.component for call in self.dataflow}
-        held = dict.fromkeys(a.variant for a in self.artifacts if only.takes(a.variant))
-        return [variant for variant in held if called <= {a.component for a in self.artifacts if a.variant == variant}]
+        held = dict.fromkeys(a.variant for a in self.artifacts)
+        whole = [variant for variant in held if called <= {a.component for a in self.artifacts if a.variant == variant}]
+        every = [other for v in whole for other in (v, *(opened_as(v) if only.accelerator is not None else ()))]
+        return [variant for variant in every if only.takes(variant)]
 
     def listed(self) -> str:
         """Returns the complete variants for a message, separated by commas."""
@@ -368,13 +370,13 @@ class Manifest(Record):
     def artifact(self, component: str, variant: Variant) -> Artifact:
         """Returns the artifact of that component and variant. Raises BundleError with what there is."""
         for artifact in self.artifacts:
-            if (artifact.component, artifact.variant) == (component, variant):
+            if (artifact.component, artifact.variant) == (component, stored_as(variant)):
                 return artifact
         raise BundleError(f"{self.name}: it holds no {variant} of {component}; it holds {self.listed()}")
 
     def artifacts_of(self, variant: Variant) -> list[Artifact]:
         """Returns every component's artifact of a variant, in the order of the manifest."""
-        return [artifact for artifact in self.artifacts if artifact.variant == variant]
+        return [artifact for artifact in self.artifacts if artifact.variant == stored_as(variant)]
 
     def files(self) -> list[FileRecord]:
         """Every file the manifest vouches for."""

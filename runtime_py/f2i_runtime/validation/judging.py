@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,11 @@ def judge_variant(
     return Judged(variant_of(pipeline), joined(parts), crops)
 
 
+def _limit(limits: Mapping[Any, float], variant: Variant) -> float | None:
+    """Returns the limit by which a variant is judged; None where its precision has none."""
+    return limits.get(target_of(variant).judged_as(variant.precision))
+
+
 def judge_components(pipeline: Pipeline, truth: ReferenceRun) -> tuple[Rows, dict[str, int]]:
     """Returns rows and gates of each component alone, on the reference's inputs, so that one's error is not another's; and each one's worst tile."""
     rows, worst = [], {}
@@ -117,10 +122,10 @@ def _component(pipeline: Pipeline, call: Call, truth: ReferenceRun) -> tuple[Row
         cosine=finite(sums.cosine()),
     )
     gates, subject = [], Subject(variant, component=call.component)
-    limit = limits.component_sqnr_db.get(variant.precision)  # type: ignore[call-overload]
+    limit = _limit(limits.component_sqnr_db, variant)
     if limit is not None:
         gates.append(gate(subject, "sqnr_db", sqnr, limit))
-    limit = limits.token_cosine.get(variant.precision)  # type: ignore[call-overload]
+    limit = _limit(limits.token_cosine, variant)
     if limit is not None and cosines:
         gates.append(gate(subject, "token_cosine", float(np.mean(cosines)), limit))
     return Rows(components=(row,), gates=tuple(gates)), int(np.argmax(errors))
@@ -165,7 +170,7 @@ def judge_crop(
         latency_ratio=finite(seconds / crop.seconds),
     )
     gates, subject = [], Subject(variant, image=crop.name)
-    limit = limits.photo_psnr_db.get(variant.precision)  # type: ignore[call-overload]
+    limit = _limit(limits.photo_psnr_db, variant)
     if limit is not None:
         gates.append(gate(subject, "psnr_db", value, limit))
     if seam is not None and not math.isnan(seam):
@@ -193,10 +198,10 @@ def _against_truth(pipeline: Pipeline, crop: Crop, result: Array, options: Valid
         "reference_st_lpips_hr": _perceived(truth, reference),
     }
     gates, subject = [], Subject(variant, image=crop.name)
-    limit = limits.psnr_y_drop_db.get(variant.precision)  # type: ignore[call-overload]
+    limit = _limit(limits.psnr_y_drop_db, variant)
     if limit is not None and figures["psnr_y_hr"] is not None and figures["reference_psnr_y_hr"] is not None:
         gates.append(gate(subject, "psnr_y_drop_db", figures["reference_psnr_y_hr"] - figures["psnr_y_hr"], limit))
-    limit = limits.ssim_y_drop.get(variant.precision)  # type: ignore[call-overload]
+    limit = _limit(limits.ssim_y_drop, variant)
     if limit is not None and figures["ssim_y_hr"] is not None:
         gates.append(gate(subject, "ssim_y_drop", ssim_y(truth, reference, scale) - figures["ssim_y_hr"], limit))
     return figures, gates

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from f2i_runtime.debian import closure, package_list, unpack
 from f2i_runtime.errors import ToolchainError, UsageError
 from f2i_runtime.files import atomic_directory
 from f2i_runtime.locks import exclusive_lock
 from f2i_runtime.targets import Arm64, targets
 
-from f2i_bench.devices.arm64.debian import closure, package_list, unpack
 from f2i_bench.devices.arm64.qemu_build import build_qemu, compiler
 
 SUITE, BACKPORTS = "bookworm", "bookworm-backports"

@@ -14,10 +14,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from f2i_runtime.debian import package_list, unpack, unpack_source
 from f2i_runtime.errors import ToolchainError
 from f2i_runtime.files import atomic_directory
-
-from f2i_bench.devices.arm64.debian import package_list, unpack, unpack_source
 
 PLUGIN = Path(__file__).with_name("instructions.c")
 GLIB = ("libglib2.0-dev", "libglib2.0-0", "libpcre2-dev", "libpcre2-8-0", "pkgconf-bin", "libpkgconf3")

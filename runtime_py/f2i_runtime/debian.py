@@ -1,4 +1,4 @@
-"""Debian packages unpacked into a folder, without root and without apt: programs for tests and emulation (qemu, adb, an ARM64 Python).
+"""Debian packages unpacked into a folder, without root and without apt: programs for tests and emulation (qemu, adb, an ARM64 Python), and GPU drivers.
 
 Also the source of one, to build what Debian's own build leaves out. Package lists are fetched from the mirror over HTTPS; everything is checked
 against the SHA-256 that its list gives.
@@ -21,6 +21,8 @@ from f2i_runtime.errors import UsageError
 from f2i_runtime.files import atomic_directory
 
 MIRROR = "https://deb.debian.org/debian"
+ARCHIVE = "https://snapshot.debian.org/archive/debian/20261127T000000Z"
+"""Where a pinned package is once the mirror has a newer one."""
 TIMEOUT = 120
 
 
@@ -69,13 +71,22 @@ def closure(names: Sequence[str], lists: Sequence[dict[str, Package]], without: 
     return list(found.values())
 
 
-def unpack(packages: Sequence[Package], destination: Path, progress: Callable[[str, int, int], None] = lambda *_: None) -> None:
-    """Download, check and unpack into a new folder, complete or absent. Maintainer scripts are not run."""
+def unpack(
+    packages: Sequence[Package],
+    destination: Path,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+    keep: Callable[[str], bool] = lambda _: True,
+) -> None:
+    """Download, check and unpack into a new folder, complete or absent. Maintainer scripts are not run.
+
+    ``keep``: a member's path without the leading ``./`` → whether it is unpacked.
+    """
     with atomic_directory(destination) as staging:
         for k, package in enumerate(packages):
             content = _checked(package.filename, package.sha256)
             with tarfile.open(fileobj=io.BytesIO(lzma.decompress(_member(content, "data.tar.xz")))) as data:
-                data.extractall(staging, filter="tar")
+                wanted = [member for member in data if keep(member.name.removeprefix("./"))]
+                data.extractall(staging, wanted, filter="tar")
             progress("packages", k + 1, len(packages))
 
 
@@ -93,7 +104,10 @@ def unpack_source(suite: str, name: str, destination: Path) -> None:
 
 
 def _checked(filename: str, sha256: str) -> bytes:
-    content = _get(f"{MIRROR}/{filename}")
+    try:
+        content = _get(f"{MIRROR}/{filename}")
+    except UsageError:
+        content = _get(f"{ARCHIVE}/{filename}")
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
         raise UsageError(f"{filename}: SHA-256 is {digest[:12]}…, Debian's list says {sha256[:12]}…; try again")
