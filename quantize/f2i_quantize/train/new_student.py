@@ -54,21 +54,25 @@ class Shape(BaseModel):
 
 def read_shape(path: Path) -> Shape:
     """Returns the shape in a JSON file. Raises CheckpointError or UsageError naming the file and the first wrong key."""
-    content = read_json(path)
+    return shape_of(read_json(path), str(path))
+
+
+def shape_of(content: Any, source: str) -> Shape:
+    """Returns the shape that JSON content describes. Raises CheckpointError or UsageError naming its ``source`` and the first wrong key."""
     try:
-        shape = Shape(**content)
+        shape = Shape.model_validate(content)
     except ValidationError as e:
-        raise UsageError(f"{path}: {first_line(e)}; a shape has {', '.join(Shape.model_fields)}") from e
+        raise UsageError(f"{source}: {first_line(e)}; a shape has {', '.join(Shape.model_fields)}") from e
     for part, needed in (
         (UNET, ("block_out_channels", "down_block_types", "up_block_types", "cross_attention_dim")),
         (ENCODER, ("hidden_size",)),
     ):
         given = getattr(shape, part)
         if missing := [key for key in needed if key not in given]:
-            raise UsageError(f"{path}: {part} does not say {', '.join(missing)}")
+            raise UsageError(f"{source}: {part} does not say {', '.join(missing)}")
     classes, settings = presets.part_settings(shape.preset())
     for part, kind in classes.items():
-        check_keys(path, kind, settings[part])
+        check_keys(Path(source), kind, settings[part])
     return shape
 
 
