@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from f2i_bench.bench import BenchOptions
     from f2i_bench.core.protocol import BenchReport
+    from f2i_bench.devices.web.web_options import Address
     from f2i_export.schedule import Event
     from f2i_runtime.validation.results import Report
     from f2i_runtime.validation.validate_options import ValidateOptions
@@ -304,11 +305,14 @@ def quantize(
     return quantize_checkpoint(options, progress or _quiet)
 
 
-def bench(bundle: Bundle, options: BenchOptions | None = None, progress: Progress | None = None) -> list[BenchReport]:
+def bench(
+    bundle: Bundle, options: BenchOptions | None = None, progress: Progress | None = None, announce: Callable[[Address], None] | None = None
+) -> list[BenchReport]:
     """Measures latency, load time and memory of every variant and component of a bundle.
 
     Args:
         options: device, variants, runs and threads; None takes this machine and every variant.
+        announce: with ``device="web"``, called once with the address of the page (``url``) when it can be opened.
 
     Returns:
         One report per device; times are integers in nanoseconds.
@@ -319,7 +323,7 @@ def bench(bundle: Bundle, options: BenchOptions | None = None, progress: Progres
     """
     from f2i_bench.bench import BenchOptions, run_bench
 
-    return run_bench(bundle, options or BenchOptions(), progress or _quiet)
+    return run_bench(bundle, options or BenchOptions(), progress or _quiet, announce or (lambda _: None))
 
 
 @contextlib.contextmanager

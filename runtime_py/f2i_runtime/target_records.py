@@ -124,6 +124,8 @@ class Browser:
     """The page's module (in ``f2i_bench/devices/web/page``) whose ``start`` opens artifacts with the engine."""
     packages: tuple[str, ...]
     """The npm packages that it needs, the engine first; :data:`f2i_bench.devices.web.web_runtimes.PACKAGES` pins them."""
+    threads_need: tuple[str, ...] = ()
+    """What a browser must be able to do (fields of :class:`f2i_bench.core.protocol.BrowserFacts`) for the engine to have more than one thread."""
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ TARGETS: dict[str, Target] = {
             opener="f2i_bench.devices.run_litert",
             program=DeviceProgram("benchmark_model", "f2i_bench.devices.android.run_benchmark_model"),
         ),
-        browser=Browser("run_litert_js.js", ("@litertjs/core", "@litertjs/wasm-utils")),
+        browser=Browser("run_litert_js.js", ("@litertjs/core", "@litertjs/wasm-utils"), threads_need=("relaxed_simd",)),
     ),
     "onnx": Target(
         name="onnx",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import launch_options
+from browser import firefox, launch_options, webgpu_options
 from f2i_bench.bench import BenchOptions, run_bench
 from f2i_bench.core.protocol import read_bench
 from f2i_bench.devices.web import web_runtimes
@@ -197,6 +198,48 @@ def test_a_certificate_of_its_own_gives_threads(chromium, tiny_bundle, tmp_path)
         Visit(chromium, started.url).wait()
         assert started.end()[0] == 0
     assert read_bench(path).device.browser.isolated
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="Debian's Firefox is fetched for Linux on x86-64")
+def test_firefox_measures_the_same(tiny_bundle, tmp_path):
+    """No driver is needed: the page starts by itself."""
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    with command(tiny_bundle, "--browsers", 1, "--json", tmp_path / "bench.json", "--precision", "fp32", *FEW) as started:
+        line, environment = firefox(profile, started.url)
+        browser = subprocess.Popen(line, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert started.end(600)[0] == 0, started.said
+        finally:
+            browser.terminate()
+            browser.wait(timeout=60)
+    bench = read_bench(tmp_path / "bench.json")
+    assert "Firefox" in bench.device.name and {row.status for row in bench.rows} == {"ok"}
+    assert {row.target for row in bench.rows} == {"tflite", "onnx"} and all(row.rel_l2 < 1e-5 for row in bench.rows)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="Debian's Chromium is fetched for Linux on x86-64")
+def test_webgpu_computes_the_same_or_says_what_it_cannot(tiny_bundle, tmp_path):
+    """Both engines wholly on a GPU that is computed in software, without half precision: fp32 passes the gate, fp16 is refused, and nothing is mixed."""
+    path = tmp_path / "bench.json"
+    with (
+        command(tiny_bundle, "--browsers", 1, "--json", path, "--accelerator", "gpu", "--runs", 1, "--warmup", 0) as started,
+        sync_playwright() as p,
+    ):
+        browser = p.chromium.launch(**webgpu_options())
+        Visit(browser, started.url).wait()
+        assert started.end()[0] == 0
+        browser.close()
+    rows = read_bench(path).rows
+    assert {(row.precision, row.status) for row in rows} == {("fp32", "ok"), ("fp16", "failed")} and {row.accelerator for row in rows} == {
+        "gpu"
+    }
+    assert all(row.sqnr_db > 90 for row in rows if row.status == "ok")
+    assert {row.reason.split(";")[0] for row in rows if row.status == "failed" and row.target == "tflite"} == {
+        "some of its ops are not on the GPU"
+    }
 
 
 def test_nobody_came(tiny_bundle):

@@ -71,6 +71,66 @@ def fetch():
         shutil.rmtree(staging, ignore_errors=True)
 
 
+SYSTEM = (
+    "libc6",
+    "libgcc-s1",
+    "gcc-12-base",
+    "libstdc++6",
+    "libcrypt1",
+    "debconf",
+    "perl",
+    "perl-base",
+    "dpkg",
+    "tar",
+    "usrmerge",
+    "procps",
+)
+"""What every Linux has, and what unpacking needs not."""
+QUIET = {
+    "app.update.enabled": "false",
+    "browser.aboutwelcome.enabled": "false",
+    "browser.safebrowsing.malware.enabled": "false",
+    "browser.safebrowsing.phishing.enabled": "false",
+    "browser.shell.checkDefaultBrowser": "false",
+    "datareporting.policy.dataSubmissionEnabled": "false",
+    "extensions.update.enabled": "false",
+    "network.captive-portal-service.enabled": "false",
+    "network.connectivity-service.enabled": "false",
+    "services.settings.server": '"data:,"',
+    "toolkit.telemetry.enabled": "false",
+}
+"""Firefox's settings in which it asks nobody for anything but the page."""
+
+
+def firefox(profile, url):
+    """(command, environment) that opens a page in headless Firefox, with ``profile`` as its own folder: an installed one, else Debian's, unpacked once."""
+    (profile / "user.js").write_text("".join(f'user_pref("{name}", {value});\n' for name, value in QUIET.items()))
+    environment = {**os.environ, "HOME": str(profile), "XDG_CACHE_HOME": str(profile), "MOZ_HEADLESS": "1"}
+    program = next(filter(None, map(shutil.which, ("firefox", "firefox-esr"))), None)
+    if program is None:
+        program, libraries = debian("firefox-esr")
+        environment["LD_LIBRARY_PATH"] = libraries
+    return [str(program), "--headless", "--no-remote", "--profile", str(profile), url], environment
+
+
+def webgpu_options():
+    """Arguments for ``playwright.chromium.launch``: Debian's Chromium with WebGPU on SwiftShader, which computes on the processor."""
+    program, libraries = debian("chromium")
+    switches = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
+    return {"executable_path": str(program), "args": switches, "env": {**os.environ, "LD_LIBRARY_PATH": libraries}}
+
+
+def debian(name):
+    """(program, where its libraries are) of a browser of Debian's, for Linux on x86-64; unpacked once into the cache, without root."""
+    from f2i_bench.devices.arm64.debian import closure, package_list, unpack
+
+    root = CACHE.parent / name
+    if not root.exists():
+        unpack(closure([name], [package_list("bookworm", "amd64")], SYSTEM), root)
+    program, libraries = root / "usr" / "lib" / name / name, root / "usr" / "lib" / "x86_64-linux-gnu"
+    return program, f"{libraries}:{libraries}/pulseaudio:{program.parent}"
+
+
 if __name__ == "__main__":
     fetch()
     sys.stdout.write(f"{CACHE}\n")

@@ -115,7 +115,9 @@ def _job(bundle: Bundle, number: int, variant: Variant, found: dict[str, WebFile
             {"name": argument, "tensor": call.inputs[argument], "url": f"golden/{call.inputs[argument]}.npy", "shape": spec.shape}
             for argument, spec in component.inputs.items()
         ]
-        components.append({"name": call.component, "url": url, "inputs": inputs, "output": component.output_spec.shape})
+        components.append(
+            {"name": call.component, "precision": variant.precision, "url": url, "inputs": inputs, "output": component.output_spec.shape}
+        )
     runtimes = [f"npm/{PACKAGES[name].folder}/" for name in target.browser.packages]
     versions = [f"{name} {PACKAGES[name].version}" for name in target.browser.packages[:1]]
     return {
@@ -125,6 +127,7 @@ def _job(bundle: Bundle, number: int, variant: Variant, found: dict[str, WebFile
         "script": target.browser.script,
         "runtime": runtimes[0],
         "engine": versions[0],
+        "threads_need": target.browser.threads_need,
         "components": components,
     }
 

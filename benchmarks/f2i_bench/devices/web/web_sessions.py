@@ -18,7 +18,7 @@ from f2i_runtime.bundle.manifest import Call
 from f2i_runtime.bundle.store import MANIFEST, Bundle
 from f2i_runtime.errors import UsageError
 from f2i_runtime.files import sha256_file
-from f2i_runtime.targets import FLOAT, Variant
+from f2i_runtime.targets import CPU, FLOAT, Variant
 
 from f2i_bench.core.protocol import BenchReport, Device, Row, with_figures
 from f2i_bench.devices.parity_job import Job, NativeOutputs, judge
@@ -118,7 +118,14 @@ class Sessions:
         native = self._natives.get(variant, Native())
         job = Job(session.folder, variant, posted.threads, tuple({"component": name} for name in names))
         result = {"engine": posted.engine, "items": [_item(item) for item in posted.items], "peak_rss_bytes": None}
-        judged = judge(self._bundle, job, result, session.folder, note=f" ({posted.backend})", native=self._beside(variant, native))
+        judged = judge(
+            self._bundle,
+            job,
+            result,
+            session.folder,
+            note=f" ({posted.backend})",
+            native=self._beside(variant, native, LANES[posted.backend]),
+        )
         rows, results = [], {call.component: call.result for call in self._plan_calls()}
         for row, item in zip(judged, posted.items, strict=True):
             update = {
@@ -156,7 +163,8 @@ class Sessions:
         with self._lock:
             rows = [row for key in session.asked for row in session.rows.get(key, [])]
             rows += [row for key in session.asked if key not in session.rows for row in self._missing(*key)]
-            notes = tuple(dict.fromkeys(session.notes))
+            nothing = () if session.asked else ("nothing was measured: what was asked for needs WebGPU, which this page had not",)
+            notes = (*dict.fromkeys(session.notes), *nothing)
         device = Device(
             kind="web",
             name=device_name(arrival),
@@ -179,15 +187,17 @@ class Sessions:
             notes=notes,
         )
 
-    def _beside(self, variant: Variant, native: Native) -> NativeOutputs | None:
+    def _beside(self, variant: Variant, native: Native, accelerator: str) -> NativeOutputs | None:
         """Returns this machine's outputs to compare with.
 
-        A quantized model of random weights carries one value that is rounded the other way through all its layers, so that correct builds of an engine
-        differ as much as either does from floats: there the difference is told and fails nothing.
+        A GPU has arithmetic of its own, and is judged by the bundle's gate alone. A quantized model of random weights carries one value that is rounded the
+        other way through all its layers, so that correct builds of an engine differ as much as either does from floats: there the difference is told and
+        fails nothing.
         """
         if native.outputs is None:
             return None
-        return NativeOutputs(native.outputs, gated=variant.precision in FLOAT or self._bundle.manifest.model.trained)
+        same = variant.precision in FLOAT or self._bundle.manifest.model.trained
+        return NativeOutputs(native.outputs, gated=accelerator == CPU and same)
 
     def _missing(self, job: int, backend: str, threads: int) -> list[Row]:
         variant = self._plan.variants[job]

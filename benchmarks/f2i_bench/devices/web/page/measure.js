@@ -8,11 +8,15 @@ const post = async (path, body, type = "application/json") => {
   return data;
 };
 
-/** What this page will measure: [job, backend, threads], WebAssembly first. */
+/** What this page will measure: [job, backend, threads], WebAssembly first. An engine has one thread where the page or the browser gives it no more. */
 export function lanes(plan, { facts, cores }) {
-  const threads = facts.isolated && facts.threads ? plan.threads.filter((n) => n <= Math.max(1, cores)) : [1];
-  const backends = plan.backends.filter((b) => b !== "webgpu" || facts.webgpu);
-  return backends.flatMap((backend) => plan.jobs.flatMap(({ job }) => (backend === "wasm" ? threads.length ? threads : [1] : [1]).map((n) => [job, backend, n])));
+  const threads = ({ threads_need: needs }) => {
+    const several = facts.isolated && facts.threads && needs.every((name) => facts[name]);
+    const found = plan.threads.filter((n) => n === 1 || (several && n <= cores));
+    return found.length ? found : [1];
+  };
+  const backends = plan.backends.filter((backend) => backend !== "webgpu" || facts.webgpu);
+  return backends.flatMap((backend) => plan.jobs.flatMap((job) => (backend === "wasm" ? threads(job) : [1]).map((n) => [job.job, backend, n])));
 }
 
 /**

@@ -76,10 +76,12 @@ async function start() {
       if (rows.every((row) => row.status === "ok")) fastest.set(lane.join(), rows.reduce((sum, row) => sum + (row.median_ns ?? 0), 0));
     }
   };
+  const nothing = lanes(plan, browser).length === 0;
   let ending = "Done: every row is correct. The results are on the computer.";
   try {
     await measure(plan, browser, show, () => stopped);
     if (failed) ending = `Done. ${failed} row${failed === 1 ? " is" : "s are"} not correct; the table says why. The results are on the computer.`;
+    if (nothing) ending = "Nothing was measured: what was asked for needs WebGPU, which this page does not have.";
     if (stopped) ending = "Stopped. What was measured is on the computer.";
   } catch (e) {
     ending = `The measurement ended: ${e.message}. Is the command on the computer still running?`;
@@ -89,7 +91,7 @@ async function start() {
   $("state").textContent = ending;
   document.documentElement.dataset.measured = "yes";
   const order = lanes(plan, browser).sort((a, b) => (fastest.get(a.join()) ?? Infinity) - (fastest.get(b.join()) ?? Infinity));
-  preparePhotos(plan, order);
+  if (order.length) preparePhotos(plan, order);
 }
 
 function preparePhotos(plan, order) {

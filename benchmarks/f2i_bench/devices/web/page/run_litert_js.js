@@ -7,8 +7,10 @@ export async function start({ runtime, backend, threads }) {
   const jspi = backend === "webgpu" && typeof WebAssembly.Suspending === "function";
   await litert.loadLiteRt(wasm, threads > 1 ? { threads: true } : jspi ? { jspi: true } : {});
   return {
-    async open(bytes, { inputs }) {
-      const model = await litert.loadAndCompile(bytes, { accelerator: backend, cpuOptions: { numThreads: threads } });
+    async open(bytes, { inputs, precision }) {
+      // A float32 file is computed in float32; without saying so a GPU that has half precision takes it.
+      const gpuOptions = precision === "fp32" ? { gpuOptions: { precision } } : {};
+      const model = await litert.loadAndCompile(bytes, { accelerator: backend, cpuOptions: { numThreads: threads }, ...gpuOptions });
       if (backend === "webgpu" && model.isFullyAccelerated === false) throw new Error("some of its ops are not on the GPU");
       // The converter names inputs args_0, args_1, … in calling order.
       const details = [...model.getInputDetails()].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));

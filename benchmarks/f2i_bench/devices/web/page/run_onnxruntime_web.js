@@ -12,7 +12,9 @@ export async function start({ runtime, backend, threads }) {
   await (await ort.InferenceSession.create(nothing, { executionProviders: [backend] })).release();
   return {
     async open(bytes, { inputs }) {
-      const session = await ort.InferenceSession.create(bytes, { executionProviders: [backend], graphOptimizationLevel: "all" });
+      // What is called WebGPU is on the GPU as a whole: an op that would go to the processor is an error.
+      const extra = backend === "webgpu" ? { session: { disable_cpu_ep_fallback: "1" } } : {};
+      const session = await ort.InferenceSession.create(bytes, { executionProviders: [backend], graphOptimizationLevel: "all", extra });
       return {
         async run(given) {
           const feeds = Object.fromEntries(inputs.map(({ name, shape }) => [name, new ort.Tensor("float32", given[name], shape)]));
