@@ -55,7 +55,9 @@ def bench(
     ] = None,
     runner: Annotated[
         list[Path] | None,
-        typer.Option(help="adb: executor_runner, benchmark_model, onnxruntime_perf_test, a package that holds one, or one of your own."),
+        typer.Option(
+            help="adb: executor_runner, benchmark_model, onnxruntime_perf_test, for an NPU qnn_executor_runner, a package that holds one, or one of your own."
+        ),
     ] = None,
     lan: Lan = False,
     https: Https = False,

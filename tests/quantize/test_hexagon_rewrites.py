@@ -10,6 +10,7 @@ from f2i_quantize.rewrites.capture import REWRITE_LIMIT, relative_l2, rewrite
 from f2i_quantize.rewrites.hexagon_modules import AveragingProjector, ConvolvedPixelCodec, ShuffledUpsample, SidedResize
 from f2i_quantize.rewrites.hexagon_rewrites import HEXAGON
 from f2i_quantize.rewrites.phone_modules import SubpixelUpsample
+from f2i_quantize.rewrites.transposed_shuffle import TransposedPixelCodec, TransposedUpsample, shuffle_kernels, transposed_shuffle
 from f2i_runtime.photo.samples import sample_tiles
 from torch import nn
 
@@ -62,3 +63,23 @@ def test_a_product_averages_tokens_as_a_mean_does(keep_class_token):
     given = tokens if keep_class_token else tokens[:, 1:]
     with torch.no_grad():
         assert relative_l2(projector(means), AveragingProjector(projector, 16, 2, keep_class_token)(given)) <= 1e-6
+
+
+@pytest.mark.parametrize(("channels", "factor"), [(1, 2), (5, 2), (3, 4)])
+def test_a_transposed_convolution_of_ones_is_a_pixel_shuffle_to_the_bit(channels, factor):
+    x = torch.randn(1, channels * factor**2, 5, 4, generator=torch.Generator().manual_seed(3))
+    got = nn.functional.conv_transpose2d(x, shuffle_kernels(channels, factor), stride=factor)
+    assert torch.equal(got, nn.functional.pixel_shuffle(x, factor))
+
+
+def test_shuffles_of_upsamplings_and_codecs_become_transposed_convolutions():
+    torch.manual_seed(1)
+    upsample, codec = SubpixelUpsample(nn.Conv2d(3, 5, 3, padding=1)), PixelCodec(PixelCodecConfig(factor=2))
+    model = nn.ModuleDict({"up": ShuffledUpsample(upsample), "codec": ConvolvedPixelCodec(codec)})
+    assert (
+        transposed_shuffle(model) == 2 and isinstance(model["up"], TransposedUpsample) and isinstance(model["codec"], TransposedPixelCodec)
+    )
+    x, latent = torch.randn(1, 3, 7, 6), torch.rand(1, 48, 4, 4)
+    with torch.no_grad():
+        assert relative_l2(upsample(x), model["up"](x)) <= 1e-6
+        assert torch.equal(model["codec"].decode(latent), codec.decode(latent))

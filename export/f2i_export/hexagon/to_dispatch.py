@@ -7,6 +7,7 @@ from pathlib import Path
 
 import litert_torch
 from f2i_quantize.rewrites.hexagon_rewrites import HEXAGON
+from f2i_quantize.rewrites.transposed_shuffle import transposed_shuffle
 from f2i_runtime.bundle.manifest import Delegation
 from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.hexagon.chips import find_chip
@@ -42,5 +43,11 @@ def _portable(request: LoweringRequest) -> Path:
     return path
 
 
-CONVERTER = Converter(lower, HEXAGON, fit_quantization=with_shuffled_layers, takes_folded_weights=False, size_tells=False)
-"""The rewrites are those of the other routes to this NPU; LiteRT's converter folds weights itself."""
+CONVERTER = Converter(
+    lower,
+    (*HEXAGON, transposed_shuffle),
+    fit_quantization=with_shuffled_layers,
+    takes_folded_weights=False,
+    size_tells=False,
+)
+"""The rewrites are those of the other routes to this NPU, and one for LiteRT's converter, which has no op for a pixel shuffle; it folds weights itself."""
