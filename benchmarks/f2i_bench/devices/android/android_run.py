@@ -73,6 +73,7 @@ def run_native(bundle: Bundle, job: Job, runner: Runner, place: Place, settings:
                 said = plan.read(_shell(place, line), settings.warmup)
                 result = said | {"component": item.component, "error": None, "ns": [*result["ns"], *said["ns"]]}
             if plan.writes_output:
+                (job.folder / item.output).parent.mkdir(exist_ok=True)
                 phone.pull(f"{remote}/{item.output}", job.folder / item.output)
                 shape = bundle.manifest.components[item.component].output_spec.shape
                 np.save(job.folder / staged["output"], np.fromfile(job.folder / item.output, "<f4").reshape(shape))
