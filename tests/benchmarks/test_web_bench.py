@@ -70,6 +70,7 @@ def test_the_page_ends_in_a_table_where_every_row_is_correct(measured):
     assert len(rows) == 2 * 2 * (2 if os.cpu_count() > 1 else 1)  # engines, components, threads
     assert all("✓ yes" in " ".join(row) for row in rows)
     here = started.url.split("/")[2]
+    assert here.startswith("127.0.0.1:") and len(started.url.split("/")[3]) == 22
     # No third party is asked for anything, by the page, its workers or the engines.
     assert visit.asked and all(re.match(rf"(http://{here}/|data:|blob:http://{here}/)", url) for url in visit.asked)
 

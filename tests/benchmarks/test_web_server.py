@@ -16,6 +16,8 @@ from f2i_bench.core.protocol import BenchReport, Settings
 from f2i_bench.devices.web import web_server
 from f2i_bench.devices.web.browser_names import device_name
 from f2i_bench.devices.web.web_address import own_certificate, qr_lines
+from f2i_bench.devices.web.web_bench import _address
+from f2i_bench.devices.web.web_options import WebOptions
 from f2i_bench.devices.web.web_plan import make_plan
 from f2i_bench.devices.web.web_records import Arrival, plain_text
 from f2i_bench.devices.web.web_sessions import MAX_SESSIONS, Native, Sessions
@@ -25,6 +27,8 @@ from f2i_runtime.targets import EVERYTHING, Variant
 from published_schema import assert_fits
 from web_client import Client, malformed, result
 from web_page import ARRIVAL, server
+
+from f2i.commands.bench_command import _announce
 
 
 @pytest.fixture
@@ -253,6 +257,31 @@ def test_a_qr_code_holds_the_address():
     lines = qr_lines("http://192.168.0.7:8080/abcdefghijklmnopqrstuv/")
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) in (2 * len(lines), 2 * len(lines) - 1)
     assert set("".join(lines)) <= set("█▀▄ ") and lines[0] == "█" * len(lines[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "qr"),
+    [
+        (WebOptions(), "opens on this computer only", False),
+        (WebOptions(lan=True), "one thread and no WebGPU", True),
+        (WebOptions(lan=True, https=True), "not private", True),
+        (WebOptions(adb=True), "over the cable", False),
+    ],
+)
+def test_a_person_is_told_what_to_do(options, words, qr, capsys):
+    """The address, a QR code only where another device could follow it, and what the browser will say."""
+    url = "http://192.168.0.7:8080/abcdefghijklmnopqrstuv/"
+    _announce(_address(url, options, "AB:CD", 1))
+    said = capsys.readouterr().err
+    assert f"Open {url}" in said and words in said and "Ctrl-C" in said
+    assert ("█" in said) == qr == (qr_lines(url)[5] in said) and ("AB:CD" in said) == options.https
+
+
+def test_a_browser_that_can_measure_nothing_says_so(served):
+    client, sessions, _ = served
+    client.arrive(asked=())
+    report = sessions.report(sessions.all()[0])
+    assert report.rows == () and "needs WebGPU" in report.notes[0]
 
 
 def test_the_certificate_serves_the_page(tiny_bundle, tmp_path):
