@@ -122,7 +122,7 @@ def webgpu_options():
 
 def debian(name):
     """(program, where its libraries are) of a browser of Debian's, for Linux on x86-64; unpacked once into the cache, without root."""
-    from f2i_bench.devices.arm64.debian import closure, package_list, unpack
+    from f2i_runtime.debian import closure, package_list, unpack
 
     root = CACHE.parent / name
     if not root.exists():

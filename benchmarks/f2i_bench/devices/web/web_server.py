@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 from f2i_runtime.errors import F2IError, UsageError
 from pydantic import Field
@@ -127,17 +127,20 @@ def serving(server: WebServer) -> Iterator[WebServer]:
 class WebHandler(BaseHTTPRequestHandler):
     """One connection."""
 
-    server: WebServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "f2i", ""
     timeout = STALL_SECONDS
+
+    @property
+    def _web(self) -> WebServer:
+        return cast("WebServer", self.server)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: what a client sends is not for the terminal."""
 
     def parse_request(self) -> bool:
         """Reads the header within its time; requests without a version or with a body of unknown size are refused."""
-        self.server.allow(self.connection, REQUEST_SECONDS)
+        self._web.allow(self.connection, REQUEST_SECONDS)
         if not super().parse_request():
             return False
         if self.request_version == "HTTP/0.9" or self.headers.get("Transfer-Encoding"):
@@ -148,7 +151,7 @@ class WebHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """A file of the plan."""
         rest = self._below_token()
-        file = None if rest is None else self.server.plan.files.get(rest)
+        file = None if rest is None else self._web.plan.files.get(rest)
         if file is None:
             self._refuse(HTTPStatus.NOT_FOUND)
         else:
@@ -168,7 +171,7 @@ class WebHandler(BaseHTTPRequestHandler):
                 self._refuse(HTTPStatus.BAD_REQUEST, str(e))
 
     def _take(self, rest: str, size: int) -> tuple[dict[str, Any], HTTPStatus]:
-        sessions = self.server.sessions
+        sessions = self._web.sessions
         what, _, parts = rest.partition("/")
         identifier, _, component = parts.partition("/")
         if what == "output":
@@ -204,7 +207,7 @@ class WebHandler(BaseHTTPRequestHandler):
     def _body(self, size: int, largest: int) -> bytes:
         if size > largest:
             raise UsageError(f"{size} bytes are too many, expected at most {largest}")
-        self.server.allow(self.connection, REQUEST_SECONDS + size / SLOWEST)
+        self._web.allow(self.connection, REQUEST_SECONDS + size / SLOWEST)
         body = self.rfile.read(size)
         if len(body) != size:
             raise UsageError("the body ended early")
@@ -214,7 +217,7 @@ class WebHandler(BaseHTTPRequestHandler):
         """Returns the path below the token, as it came and without a query; None where the token is not ours."""
         _, _, path = self.path.partition("/")
         token, slash, rest = path.partition("?")[0].partition("/")
-        ours = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self.server.token)
+        ours = hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._web.token)
         return rest if ours and slash and self.path.startswith("/") else None
 
     def _give(self, file: WebFile) -> None:
@@ -223,7 +226,7 @@ class WebHandler(BaseHTTPRequestHandler):
         path = packed if zipped else file.path
         with path.open("rb") if path else contextlib.nullcontext() as source:
             size = path.stat().st_size if path else len(file.content)
-            self.server.allow(self.connection, STALL_SECONDS + size / SLOWEST)
+            self._web.allow(self.connection, STALL_SECONDS + size / SLOWEST)
             headers = {"Content-Type": file.content_type, "Content-Length": str(size), "Vary": "Accept-Encoding"}
             headers["Cache-Control"] = "private, max-age=86400, immutable" if file.lasting else "no-store"
             self._head(HTTPStatus.OK, headers | ({"Content-Encoding": "gzip"} if zipped else {}))
@@ -231,13 +234,13 @@ class WebHandler(BaseHTTPRequestHandler):
                 self.wfile.write(file.content)
             else:
                 shutil.copyfileobj(source, self.wfile, 1 << 16)
-        self.server.allow(self.connection, IDLE_SECONDS)
+        self._web.allow(self.connection, IDLE_SECONDS)
 
     def _answer(self, data: dict[str, Any], status: HTTPStatus) -> None:
         body = json.dumps(data).encode()
         self._head(status, {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"})
         self.wfile.write(body)
-        self.server.allow(self.connection, IDLE_SECONDS)
+        self._web.allow(self.connection, IDLE_SECONDS)
 
     def _refuse(self, status: HTTPStatus, why: str = "") -> None:
         """Answers and closes: what may still come of the request is not read."""
