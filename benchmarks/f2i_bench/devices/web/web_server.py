@@ -29,6 +29,8 @@ from f2i_bench.devices.web.web_sessions import Sessions
 
 REQUEST_SECONDS, IDLE_SECONDS, STALL_SECONDS = 20.0, 60.0, 30.0
 """How long a request may take to come, a connection may wait for the next one, and a transfer may stand still."""
+JUDGING_SECONDS = 600.0
+"""How long this machine may take over what has come, before the other side is cut off."""
 SLOWEST = 16_384
 """Bytes per second that a transfer must reach as a whole."""
 MAX_CONNECTIONS, MAX_OF_ONE = 256, 96
@@ -101,7 +103,7 @@ class WebServer(ThreadingHTTPServer):
                 self._deadlines[connection] = time.monotonic() + seconds
 
     def service_actions(self) -> None:
-        """Cuts connections whose time is up; called twice a second."""
+        """Cuts connections whose time is up; called ten times a second."""
         now = time.monotonic()
         with self._lock:
             late = [c for c, deadline in self._deadlines.items() if deadline < now]
@@ -114,7 +116,7 @@ class WebServer(ThreadingHTTPServer):
 @contextlib.contextmanager
 def serving(server: WebServer) -> Iterator[WebServer]:
     """Runs a server in a thread of its own until the end of the block."""
-    thread = threading.Thread(target=server.serve_forever, name="f2i-web", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="f2i-web", daemon=True)
     thread.start()
     try:
         yield server
@@ -211,6 +213,7 @@ class WebHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(size)
         if len(body) != size:
             raise UsageError("the body ended early")
+        self._web.allow(self.connection, JUDGING_SECONDS)
         return body
 
     def _below_token(self) -> str | None:
