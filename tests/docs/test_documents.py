@@ -11,8 +11,8 @@ from typer.main import get_command
 import f2i
 from f2i.cli import app
 
-OUTSIDE = {"--encoder", "--f2i-bundle", "--num_processes", "--extra-index-url", "--ablation", "--pictures"}
-"""Options of other programs (new_student, pytest, accelerate, pip, score_sets) that the documents name by themselves."""
+OUTSIDE = {"--encoder", "--shapes", "--f2i-bundle", "--num_processes", "--extra-index-url", "--ablation", "--pictures"}
+"""Options of other programs (new_student, shapes, pytest, accelerate, pip, score_sets) that the documents name by themselves."""
 FOLDERS = ("runtime_py", "quantize", "export", "benchmarks", "f2i", "tests", "docs", "examples")
 
 
