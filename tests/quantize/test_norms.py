@@ -57,7 +57,7 @@ def shaped(norm, changes=None, codec=None):
     model = presets.build_preset(Preset(config, {**tiny.unet, **(changes or MID_ONLY)}, tiny.encoder, codec or tiny.codec))
     torch.manual_seed(7)
     for name, p in model.unet.named_parameters():
-        torch.nn.init.normal_(p, mean=float("norm" in name and name.endswith("weight")), std=0.15)
+        torch.nn.init.normal_(p, mean=float("norm" in name and name.endswith("weight")), std=0.1)
     return model
 
 

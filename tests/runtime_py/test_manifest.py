@@ -177,8 +177,8 @@ def test_a_target_that_is_not_known_here_is_verified_and_not_run(bundle_copy):
 
 def test_an_accelerator_that_the_target_does_not_have(tiny_bundle):
     artifact = open_bundle(tiny_bundle).manifest.artifacts[0]
-    with pytest.raises(UsageError, match="accelerator 'hexagon' is not available for onnx; it has cpu"):
-        open_session(Variant("onnx", "fp32", "hexagon"), tiny_bundle / artifact.path, component="unet", inputs={})
+    with pytest.raises(UsageError, match="accelerator 'gpu' is not available for onnx; it has cpu, hexagon"):
+        open_session(Variant("onnx", "fp32", "gpu"), tiny_bundle / artifact.path, component="unet", inputs={})
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def _try(m: Measured, step: Callable[[Measured], None]) -> None:
 
 def _import(m: Measured) -> None:
     """Start the engine's library; nothing is timed yet, so the variants do this at once."""
-    m.process.ask({"do": "import", "target": m.variant.target})
+    m.process.ask({"do": "import", **m.variant._asdict()})
 
 
 def _open(bundle: Bundle, m: Measured, settings: Settings, slowdown: float) -> None:

@@ -110,7 +110,7 @@ def answer(request: dict[str, Any], state: dict[str, OpenVariant]) -> Any:
             state["variant"] = OpenVariant(open_bundle(Path(request["bundle"])), _variant(request), request["threads"], request["slowdown"])
             return state["variant"].open()
         case "import":
-            return import_engine(request["target"])
+            return import_engine(_variant(request))
         case "run":
             latencies = state["variant"].run(request["component"], request["times"], request["seconds"])
             return {"ns": latencies, "peak_rss_bytes": peak_rss()}
