@@ -62,7 +62,15 @@ class Command:
 def command(*arguments):
     """The command, listening; killed in the end if it still runs."""
     line = [F2I, "bench", *map(str, arguments), "--device", "web"]
-    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A suite that a shell runs in the background has Ctrl-C ignored, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     started = None
     try:
         started = Command(process)

@@ -1,9 +1,9 @@
 """Files and folders that are complete or absent; locks that hold."""
 
 import itertools
-import multiprocessing
 import os
-import time
+import subprocess
+import sys
 
 import pytest
 from f2i_runtime.errors import UsageError
@@ -66,22 +66,25 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         pass
 
 
-def hold(path, log, seconds):
-    with exclusive_lock(path, busy="", wait=True):
-        began = time.monotonic()
-        time.sleep(seconds)
-        with open(log, "a") as file:
-            file.write(f"{began} {time.monotonic()}\n")
+HOLD = """
+import sys, time
+from pathlib import Path
+from f2i_runtime.locks import exclusive_lock
+
+path, log, seconds = sys.argv[1:]
+with exclusive_lock(Path(path), busy="", wait=True):
+    began = time.monotonic()
+    time.sleep(float(seconds))
+    with open(log, "a") as file:
+        file.write(f"{began} {time.monotonic()}\\n")
+"""
 
 
 def test_processes_take_turns_though_each_removes_the_lock_file(tmp_path):
     log = tmp_path / "log"
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=hold, args=(tmp_path / "lock", log, 0.02)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock"), str(log), "0.2"]
+    processes = [subprocess.Popen(command) for _ in range(8)]
+    assert [process.wait() for process in processes] == [0] * 8
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
     assert len(spans) == 8
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -138,7 +139,9 @@ class GpuChild:
         process, folder, self.process, self.folder = self.process, self.folder, None, None
         if process is not None:
             if process.stdin is not None:
-                process.stdin.close()
+                # What was written to a child that died is still in the pipe's buffer, and closing would write it.
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
             process.kill()
             process.wait()
             if process.stdout is not None:
