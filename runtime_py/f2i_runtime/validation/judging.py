@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from f2i_runtime.bundle.manifest import Call
-from f2i_runtime.errors import UsageError
 from f2i_runtime.metrics.fidelity import ErrorSums, psnr_db, psnr_y, relative_l2, ssim, ssim_y, token_cosine
 from f2i_runtime.metrics.st_lpips import LEAST_SIDE, st_lpips
-from f2i_runtime.photo.photo_listing import photo_files
 from f2i_runtime.photo.resample import resize
-from f2i_runtime.photo.whole_photo import read_photo
 from f2i_runtime.pipeline import Pipeline, photo_plan
 from f2i_runtime.targets import Variant, target_of
 from f2i_runtime.tiling.seams import seam_figures
 from f2i_runtime.tiling.tile_plan import TilePlan
+from f2i_runtime.validation.ground_truth import truth_crop
 from f2i_runtime.validation.int8_parity import Simulated, component_gaps, layer_parity
 from f2i_runtime.validation.reference_run import Crop, ReferenceRun, stitch
 from f2i_runtime.validation.results import BadOpRow, ComponentRow, Gate, PhotoRow, Rows, Subject, finite, gate, joined
@@ -176,7 +175,7 @@ def judge_crop(
     if seam is not None and not math.isnan(seam):
         gates.append(gate(subject, "seam_ratio", seam, limits.seam_ratio))
     if options.ground_truth is not None:
-        figures, more = _against_truth(pipeline, crop, result, options)
+        figures, more = _against_truth(pipeline, crop, result, options.ground_truth)
         row = row.model_copy(update=figures)
         gates += more
     per_call = {c: s / pipeline.calls[c] for c, s in pipeline.seconds.items()}
@@ -184,10 +183,10 @@ def judge_crop(
     return Rows(photos=(row,), gates=tuple(gates)), result
 
 
-def _against_truth(pipeline: Pipeline, crop: Crop, result: Array, options: ValidateOptions) -> tuple[dict[str, float | None], list[Gate]]:
+def _against_truth(pipeline: Pipeline, crop: Crop, result: Array, folder: Path) -> tuple[dict[str, float | None], list[Gate]]:
     """PSNR-Y, SSIM-Y and ST-LPIPS to the high-resolution photo of the same name, on the same crop: fields of the photo's row, and gates."""
     scale, limits, variant = pipeline.bundle.manifest.tile.scale, pipeline.bundle.manifest.gates, variant_of(pipeline)
-    truth = _truth(crop, scale, options)
+    truth = truth_crop(crop.path, crop.photo_size, (*crop.corner, *crop.lr.shape[:2]), scale, folder)
     height, width = truth.shape[:2]
     own, reference = result[:height, :width], crop.reference[:height, :width]
     figures = {
@@ -213,24 +212,6 @@ def _perceived(truth: Array, image: Array) -> float | None:
 
 def _lr_consistency_db(lr: Array, result: Array) -> float:
     return psnr_db(lr, np.clip(resize(np.clip(result, 0, 1), *lr.shape[:2]), 0, 1))
-
-
-def _truth(crop: Crop, scale: int, options: ValidateOptions) -> Array:
-    """The part of the high-resolution photo that the crop shows: ``scale`` times the crop's place. Its last rows may be missing where a side is odd."""
-    matches = [p for p in photo_files(options.ground_truth) if p.stem == crop.path.stem]
-    if not matches:
-        raise UsageError(
-            f"{options.ground_truth}: no high-resolution photo named {crop.path.stem}.*; --ground-truth needs one for every photo of --images"
-        )
-    truth = read_photo(matches[0])
-    height, width = crop.photo_size
-    if any(abs(have - scale * low) >= scale for have, low in zip(truth.shape[:2], (height, width), strict=True)):
-        raise UsageError(
-            f"{matches[0]}: {truth.shape[1]}x{truth.shape[0]}, expected {scale} times {crop.path.name}, which is {width}x{height}: "
-            f"{scale * width}x{scale * height}"
-        )
-    y, x = (scale * at for at in crop.corner)
-    return truth[y : y + scale * crop.lr.shape[0], x : x + scale * crop.lr.shape[1]]
 
 
 def judge_sanity(pipeline: Pipeline, tile: Array) -> tuple[Gate, ...]:

@@ -10,6 +10,7 @@ from f2i_runtime.bundle.manifest import Gates
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.pipeline import open_pipeline
 from f2i_runtime.targets import Variant, target_of
+from f2i_runtime.validation.ground_truth import check_truths
 from f2i_runtime.validation.int8_parity import Crops, Simulated, engine_agreement, simulate
 from f2i_runtime.validation.judging import Judged, StitchedPhoto, judge_variant
 from f2i_runtime.validation.reference_run import Array, ReferenceRun, run_reference
@@ -48,6 +49,7 @@ def measure(
 ) -> Measured:
     """Returns what this process finds about the variants that the options select. Arguments and errors as :func:`validate`."""
     variants = chosen_variants(bundle, options)
+    check_truths(options, bundle.manifest.tile.scale)
     truths: dict[bool, ReferenceRun] = {}
     simulated: dict[tuple[str, bool], Simulated | None] = {}
     kinds = list(dict.fromkeys((v.precision, target_of(v).simulated) for v in variants))
