@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 _LAUNCH = "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 
@@ -18,13 +19,17 @@ def python_child(module: str) -> list[str]:
     return [sys.executable, "-c", _LAUNCH, module]
 
 
-def die_with_parent() -> None:
-    """Ends this process when its parent has gone, because nobody would collect the result."""
+def _exit() -> None:
+    os._exit(1)
+
+
+def die_with_parent(end: Callable[[], None] = _exit) -> None:
+    """Ends this process, or does what ``end`` does, when its parent has gone, because nobody would collect the result."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)
+        end()
 
     threading.Thread(target=watch, daemon=True).start()

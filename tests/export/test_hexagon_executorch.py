@@ -69,7 +69,6 @@ def test_a_damaged_program_is_one_line(tmp_path, own_cache):
 
 @needs_compiler
 def test_options_are_what_executorch_itself_would_write(tmp_path):
-    pytest.importorskip("cpuinfo")  # its Qualcomm package does not import without it
     theirs = """
 import sys
 from executorch.backends.qualcomm.serialization import qc_schema as q

@@ -158,7 +158,7 @@ def test_a_driver_that_hangs_or_is_missing_is_an_error_with_its_log(software, tm
 def test_a_child_that_dies_is_an_error(software, tmp_path):
     path = convert(Squares(1.0), tmp_path / "squares.tflite")
     session = open_session(path, component="squares", inputs=SHAPES, accelerator="gpu_fp32")
-    session.child.process.kill()
+    session.child.child.process.kill()
     with pytest.raises(ToolchainError, match="the GPU's process ended with code -9"):
         session.run({"x": np.zeros(SHAPES["x"], np.float32)})
     with pytest.raises(ToolchainError, match="input x is not args_0 of shape"):

@@ -1,7 +1,5 @@
 """ST-LPIPS with the weights of its authors' package, beside figures that the package's own code gave for the same photos."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from f2i_runtime.errors import UsageError
@@ -10,15 +8,12 @@ from f2i_runtime.metrics.st_lpips import st_lpips
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-needs_weights = pytest.mark.skipif(importlib.util.find_spec(module.PACKAGE) is None, reason="pip install 'f2i-mobile[perceptual]'")
-
 
 @pytest.fixture
 def photo():
     return data.astronaut()[100:228, 150:300] / 255.0
 
 
-@needs_weights
 def test_figures_are_those_of_the_authors_code(photo):
     noisy = np.clip(photo + np.random.default_rng(0).normal(0, 0.1, photo.shape), 0, 1)
     assert st_lpips(photo, noisy) == pytest.approx(0.4229101, abs=2e-6)
@@ -26,7 +21,6 @@ def test_figures_are_those_of_the_authors_code(photo):
     assert st_lpips(photo, data.coffee()[100:228, 150:300] / 255.0) == pytest.approx(0.6718949, abs=2e-6)
 
 
-@needs_weights
 def test_equal_photos_are_at_zero_and_a_shift_is_less_than_a_blur(photo):
     assert st_lpips(photo, photo) == 0.0
     whole = data.astronaut() / 255.0

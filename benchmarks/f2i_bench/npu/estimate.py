@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from f2i_export.hexagon.compile_child import CompileRequest, estimate_graph
 from f2i_export.hexagon.compiler_profile import CompilerEstimate
+from f2i_export.hexagon.kept_estimates import TOOLS, kept_estimate
 from f2i_export.hexagon.watched_child import Limits
+from f2i_runtime.bundle.npu_record import source_line
 from f2i_runtime.errors import UsageError
-from f2i_runtime.files import atomic_file, cache_root
-from f2i_runtime.hexagon.chips import ESTIMATED, Chip, chip_with_estimate
-from f2i_runtime.hexagon.qnn_provider import DISTRIBUTION, find_wheel
+from f2i_runtime.hexagon.chips import ESTIMATED, FLOAT16, Chip, chip_with_estimate
+from f2i_runtime.hexagon.qnn_provider import find_wheel
 
-from f2i_bench.npu.estimate_records import FLOAT16, PRECISIONS, ComponentEstimate, EstimateReport, ModelEstimate, add_up, source_line
+from f2i_bench.npu.estimate_records import PRECISIONS, ComponentEstimate, EstimateReport, ModelEstimate, add_up
 from f2i_bench.npu.subjects import Subject
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
-TOOLS = (DISTRIBUTION, "onnxruntime")
-PER_MS = 1000
-"""Microseconds in a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +86,14 @@ class _Graph:
 
 
 def _estimate(graph: _Graph, precision: str, chip: Chip, limits: Limits) -> CompilerEstimate:
-    """From the cache, or from the compiler and then into the cache."""
-    key = [graph.subject.content, graph.part, precision, chip.name, *(version(name) for name in TOOLS)]
-    path = cache_root() / "estimates" / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
-    try:
-        held = json.loads(path.read_text())
-        return CompilerEstimate(**held | {"uncosted_names": tuple(held["uncosted_names"])})
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # never made, or not whole: it is made now
-    model, sample = graph.files()
-    label = f"{Path(graph.subject.name).stem}/{graph.part}"
-    estimate = estimate_graph(CompileRequest(label, model, precision, chip, sample, limits))
-    with atomic_file(path) as staging:
-        staging.write_text(json.dumps(asdict(estimate)))
-    return estimate
+    """From the cache, or from the compiler and then into the cache; only then is the graph written."""
+
+    def make() -> CompilerEstimate:
+        model, sample = graph.files()
+        label = f"{Path(graph.subject.name).stem}/{graph.part}"
+        return estimate_graph(CompileRequest(label, model, precision, chip, sample, limits))
+
+    return kept_estimate([graph.subject.content, graph.part, precision, chip.name], make)
 
 
 def _component(subject: Subject, name: str, estimate: CompilerEstimate) -> ComponentEstimate:
@@ -112,9 +102,7 @@ def _component(subject: Subject, name: str, estimate: CompilerEstimate) -> Compo
         component=name,
         calls=part.calls,
         parameters=part.parameters,
-        ms=estimate.microseconds / PER_MS,
-        ms_lower=estimate.lower / PER_MS,
-        ms_upper=estimate.upper / PER_MS,
+        **estimate.milliseconds,  # type: ignore[arg-type]
         ddr_read_bytes=estimate.read_bytes,
         ddr_write_bytes=estimate.write_bytes,
         vtcm_fill_bytes=estimate.fill_bytes,

@@ -5,31 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from f2i_runtime.bundle.npu_record import EstimatedTime
 from f2i_runtime.errors import UsageError
-from f2i_runtime.records import Document, Record
+from f2i_runtime.hexagon.chips import FLOAT16
+from f2i_runtime.records import Document
 from f2i_runtime.text_files import read_text_file
 from pydantic import Field, TypeAdapter, ValidationError
 
 SCHEMA = 1
-FLOAT16 = "fp16"
 PRECISIONS = (FLOAT16, "w8a8", "w8a16")
 """What the NPU computes in."""
 
 
-class Cost(Record):
-    """What the compiler expects: milliseconds between two bounds, and bytes between DDR and the NPU's own fast memory (VTCM)."""
+class Cost(EstimatedTime):
+    """An estimate with the bytes between DDR and the NPU's own fast memory (VTCM)."""
 
-    ms: float = Field(ge=0)
-    ms_lower: float = Field(ge=0)
-    ms_upper: float = Field(ge=0)
     ddr_read_bytes: int = Field(ge=0)
     ddr_write_bytes: int = Field(ge=0)
     vtcm_fill_bytes: int = Field(ge=0)
     """The part of what is read that had been spilled before, because VTCM was full."""
-    vtcm_spill_bytes: int = Field(ge=0)
-    """The part of what is written that is read again, because VTCM was full."""
-    uncosted_ops: int = Field(ge=0)
-    """Ops that the compiler has no cost for. With any, the milliseconds are too low or wrong."""
 
 
 class ComponentEstimate(Cost):
@@ -72,11 +66,6 @@ class EstimateReport(Document):
     """The generation of the chip's NPU."""
     tool_versions: dict[str, str]
     models: tuple[ModelEstimate, ...]
-
-
-def source_line(htp: int) -> str:
-    """Returns what every place that shows an estimate says of it."""
-    return f"estimated by Qualcomm's compiler for Hexagon v{htp}, not measured"
 
 
 def add_up(components: Sequence[ComponentEstimate]) -> Cost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from f2i_runtime.bundle.npu_record import NpuEstimate
+from f2i_runtime.bundle.npu_record import EstimatedTime, NpuEstimate
 from f2i_runtime.bundle.store import Bundle
 from f2i_runtime.hexagon.chips import find_chip
 from f2i_runtime.pipeline import photo_plan
@@ -26,19 +26,13 @@ class NpuPhoto(Record):
     seconds: float = Field(ge=0)
 
 
-class NpuCost(VariantRow):
+class NpuCost(VariantRow, EstimatedTime):
     """A variant that was compiled for an NPU: the estimates of its components added up, each as often as it runs for a tile."""
 
     chip: str
     """The chip that it was compiled for."""
     source: str
     """Who says the figures, of which chip, and that nothing was measured."""
-    ms: float = Field(ge=0)
-    ms_lower: float = Field(ge=0)
-    ms_upper: float = Field(ge=0)
-    vtcm_spill_bytes: int = Field(ge=0)
-    uncosted_ops: int = Field(ge=0)
-    """With any, the milliseconds are too low or wrong."""
     ms_fp16: float | None
     """The same model's in fp16, beside a precision of integers."""
     photos: tuple[NpuPhoto, ...]

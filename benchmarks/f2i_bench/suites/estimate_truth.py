@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from f2i_bench.npu.estimate import EstimateOptions, Progress, estimate_models
-from f2i_bench.npu.estimate_records import EstimateReport, source_line
+from f2i_bench.npu.estimate_records import EstimateReport
 
 PUBLISHED_MS = {
     ("QuickSRNet-S", "fp16"): 1.08,
@@ -99,7 +99,7 @@ def main() -> None:
         sys.stderr.write(f"estimate_truth: {e}\n")
         sys.exit(e.exit_code)
     rows = truths(report)
-    table = Table(title=f"128 × 128 input: {source_line(report.htp)}, beside Qualcomm's measurements on the SA8255P")
+    table = Table(title=f"128 × 128 input: {report.source}, beside Qualcomm's measurements on the SA8255P")
     for column in ("network", "precision", "estimated ms", "bounds", "measured ms", "estimated ÷ measured", "ops without a cost"):
         table.add_column(column)
     for r in rows:

@@ -16,9 +16,9 @@ from typing import Any
 
 from f2i_runtime.child_process import die_with_parent
 from f2i_runtime.errors import F2IError
+from f2i_runtime.hexagon.chips import FLOAT16
 from f2i_runtime.hexagon.qnn_provider import PROVIDER, register_provider
 
-FLOAT16 = "fp16"
 NO_ROOM_CODE = "1002"
 NO_ROOM = "; the compiler found no way to lay the graph out on this chip: it is too large for it, or in a form that needs too much memory; try a smaller tile"
 """What QNN's error of that number means where no op is refused (measured: graphs with tensors of six axes)."""

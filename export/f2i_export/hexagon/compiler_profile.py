@@ -11,6 +11,8 @@ LOWER = "Simulated (Accelerator exec time us (lower estimate))"
 UPPER = "Simulated (Accelerator exec time us (upper estimate))"
 MISSING = "Missing Ops (Number of Ops with no Costs associated)"
 INPUT_FILL, FILL, SPILL, OUTPUT_SPILL = "Input Fill", "Intermediate Fill", "Intermediate Spill", "Output Spill"
+PER_MS = 1000
+"""Microseconds in a millisecond."""
 VALUE = 2
 """The column of a row that holds its figure; the last one holds its name."""
 
@@ -32,6 +34,11 @@ class CompilerEstimate:
     spill_bytes: int
     uncosted: int
     uncosted_names: tuple[str, ...]
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """The time under the names that the records of estimates have for it."""
+        return {"ms": self.microseconds / PER_MS, "ms_lower": self.lower / PER_MS, "ms_upper": self.upper / PER_MS}
 
 
 def read_profile(lines: Iterable[str]) -> CompilerEstimate | None:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from f2i_runtime.bundle.npu_record import NpuEstimate
 from f2i_runtime.errors import ToolchainError
-from f2i_runtime.files import atomic_file, cache_root, sha256_file
-from f2i_runtime.hexagon.chips import CHIPS, ESTIMATED
-from f2i_runtime.hexagon.qnn_provider import DISTRIBUTION
+from f2i_runtime.files import sha256_file
+from f2i_runtime.hexagon.chips import CHIPS, ESTIMATED, FLOAT16
 
 from f2i_export.hexagon.compile_child import CompileRequest, estimate_graph
-from f2i_export.hexagon.compiler_profile import CompilerEstimate
+from f2i_export.hexagon.kept_estimates import kept_estimate
 from f2i_export.hexagon.source_graphs import source_graph
 from f2i_export.hexagon.to_graphs import external_files
 from f2i_export.lowering import LoweringRequest
-
-FLOAT16 = "fp16"
-TOOLS = (DISTRIBUTION, "onnxruntime")
-PER_MS = 1000
-"""Microseconds in a millisecond."""
 
 
 def estimates_of(request: LoweringRequest, graph: Path) -> tuple[NpuEstimate | None, NpuEstimate | None]:
@@ -41,30 +32,16 @@ def estimates_of(request: LoweringRequest, graph: Path) -> tuple[NpuEstimate | N
 def _estimate(component: str, graph: Path, precision: str) -> NpuEstimate | None:
     chip = CHIPS[ESTIMATED]
     hashes = [sha256_file(file) for file in (graph, *external_files(graph))]
-    key = hashlib.sha256(json.dumps([*hashes, chip.name, *(version(name) for name in TOOLS)]).encode()).hexdigest()[:32]
-    path = cache_root() / "estimates" / f"graph-{key}.json"
+    request = CompileRequest(f"{component}/estimate", graph, precision, chip, quantized=True)
     try:
-        return NpuEstimate.model_validate_json(path.read_text())
-    except (OSError, ValueError):
-        pass  # never made, or not whole: it is made now
-    try:
-        made = estimate_graph(CompileRequest(f"{component}/estimate", graph, precision, chip, quantized=True))
+        made = kept_estimate(["graph", *hashes, chip.name], lambda: estimate_graph(request))
     except ToolchainError as e:
         print(e)  # noqa: T201 — the log of the export's child
         return None
-    record = _record(chip.name, chip.htp, made)
-    with atomic_file(path) as staging:
-        staging.write_text(record.model_dump_json())
-    return record
-
-
-def _record(chip: str, htp: int, made: CompilerEstimate) -> NpuEstimate:
     return NpuEstimate(
-        chip=chip,
-        htp=htp,
-        ms=made.microseconds / PER_MS,
-        ms_lower=made.lower / PER_MS,
-        ms_upper=made.upper / PER_MS,
+        **made.milliseconds,  # type: ignore[arg-type]
+        chip=chip.name,
+        htp=chip.htp,
         ddr_read_bytes=made.read_bytes,
         ddr_write_bytes=made.write_bytes,
         vtcm_spill_bytes=made.spill_bytes,

@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
+
+from f2i_runtime.child_process import die_with_parent
 
 
 def _default(number: int) -> None:
@@ -21,14 +21,7 @@ def _default(number: int) -> None:
 
 def main(command: list[str]) -> int:
     """Runs the command and returns its exit code, or ends it, and this process, when the parent has gone."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+    die_with_parent(lambda: os.killpg(os.getpgrp(), signal.SIGKILL))
     code = subprocess.run(command, check=False).returncode
     if code < 0:  # ended by a signal: so is this process, for whoever reads its exit code
         _default(-code)

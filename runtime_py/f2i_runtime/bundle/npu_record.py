@@ -7,24 +7,35 @@ from pydantic import Field
 from f2i_runtime.records import Record
 
 
-class NpuEstimate(Record):
-    """What the NPU's compiler expects one run of a component to cost on another chip, the one that it has cost tables for. Nothing was run or measured."""
+def source_line(htp: int) -> str:
+    """Returns what every place that shows an estimate says of it."""
+    return f"estimated by Qualcomm's compiler for Hexagon v{htp}, not measured"
 
-    chip: str
-    htp: int
+
+class EstimatedTime(Record):
+    """What the NPU's compiler expects: milliseconds between two bounds, and what makes them worth less. Nothing was run or measured."""
+
     ms: float = Field(ge=0)
     ms_lower: float = Field(ge=0)
     ms_upper: float = Field(ge=0)
+    vtcm_spill_bytes: int = Field(ge=0)
+    """What is written to DDR and read again, because the NPU's own fast memory (VTCM) was full."""
+    uncosted_ops: int = Field(ge=0)
+    """Ops that the compiler has no cost for. With any, the milliseconds are too low or wrong."""
+
+
+class NpuEstimate(EstimatedTime):
+    """One run of a component on another chip than the artifact's: the one that the compiler has cost tables for."""
+
+    chip: str
+    htp: int
     ddr_read_bytes: int = Field(ge=0)
     ddr_write_bytes: int = Field(ge=0)
-    vtcm_spill_bytes: int = Field(ge=0)
-    uncosted_ops: int = Field(ge=0)
-    """With any, the milliseconds are too low or wrong."""
 
     @property
     def source(self) -> str:
         """What stands beside every figure of it."""
-        return f"estimated by Qualcomm's compiler for Hexagon v{self.htp}, not measured"
+        return source_line(self.htp)
 
 
 class NpuRecord(Record):

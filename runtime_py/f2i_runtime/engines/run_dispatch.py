@@ -16,7 +16,7 @@ from onnx import helper
 
 from f2i_runtime.errors import ToolchainError
 from f2i_runtime.hexagon.dispatch_file import Dispatch, read_dispatch
-from f2i_runtime.hexagon.simulator import Simulator
+from f2i_runtime.hexagon.simulator import SimulatedFile, Simulator
 from f2i_runtime.targets import HEXAGON
 
 
@@ -29,19 +29,19 @@ class DispatchSession:
         except (OSError, ValueError) as e:
             raise ToolchainError(component=component, target="tflite", stage="load", reason=f"{path}: {e}") from e
         # The converter names inputs args_0, args_1, … in calling order.
-        self.names = dict(zip(inputs, sorted(found.inputs), strict=False))
-        shapes = [found.inputs[name] for name in self.names.values()]
+        names = dict(zip(inputs, sorted(found.inputs), strict=False))
+        shapes = [found.inputs[name] for name in names.values()]
         if len(found.inputs) != len(inputs) or shapes != list(inputs.values()):
             reason = f"{path}: its inputs have the shapes {list(found.inputs.values())}, expected {list(inputs.values())}"
             raise ToolchainError(component=component, target="tflite", stage="load", reason=reason)
         self.folder = tempfile.TemporaryDirectory(prefix="f2i-dispatch-")
         graph = write_context_graph(found, Path(self.folder.name) / path.with_suffix(".onnx").name)
-        self.simulator = Simulator(graph, component, "tflite", accelerator)
+        self.simulator = Simulator(SimulatedFile(graph, component, "tflite", accelerator, names))
         self.engine = self.simulator.engine
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Runs the component on inputs by name and returns the output, float32. Equal inputs are computed once and kept in the cache."""
-        return self.simulator.run({own: inputs[name] for name, own in self.names.items()})
+        return self.simulator.run(inputs)
 
     def close(self) -> None:
         """Ends the simulator and removes what was taken out of the file."""

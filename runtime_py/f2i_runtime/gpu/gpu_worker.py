@@ -1,25 +1,20 @@
 """The child process of LiteRT's GPU delegate: ``python -m f2i_runtime.gpu.gpu_worker REQUEST.json``.
 
-It compiles a file for the GPU alone, says on its standard output what it compiled, and then answers one line at a time: the path of an ``.npz``
-with the inputs by name, for which it writes the output beside it as ``.npy``. It is a process of its own because a driver can crash or hang, and because
-drivers are found by environment variables that are read when a process starts.
+It compiles a file for the GPU alone, and then answers one tile at a time. It is a process of its own because a driver can crash or hang, and because drivers are
+found by environment variables that are read when a process starts.
 
 ``is_fully_accelerated`` says True even with hundreds of operations on the CPU, so the CPU is never offered: what the delegate refuses fails to compile.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from f2i_runtime.child_process import die_with_parent
+from f2i_runtime.tile_answers import Run, answer_tiles
 
 KEY_OF_INPUT = "args_{}"
 """How litert-torch names a component's inputs, in calling order."""
@@ -65,31 +60,10 @@ class GpuModel:
         raise ValueError("no run was allowed")
 
 
-def main(arguments: list[str]) -> int:
-    """Compiles the file and answers until its input ends. What the libraries print goes to standard error."""
-    die_with_parent()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    request = json.loads(Path(arguments[0]).read_text())
-    try:
-        model = GpuModel(request["model"], request["inputs"], request["half"])
-    except Exception as e:  # LiteRT raises its own classes and RuntimeError alike
-        traceback.print_exc()
-        print(json.dumps({"error": f"{type(e).__name__}: {e}"}), file=answers, flush=True)
-        return 0
-    print(json.dumps({"compiled": True}), file=answers, flush=True)
-    for line in sys.stdin:
-        path = Path(line.rstrip("\n"))
-        try:
-            with np.load(path) as held:
-                output = model.run({name: held[name] for name in model.keys})
-            np.save(path.with_suffix(".npy"), output)
-            print(json.dumps({}), file=answers, flush=True)
-        except Exception as e:  # LiteRT raises its own classes and RuntimeError alike
-            traceback.print_exc()
-            print(json.dumps({"error": f"{type(e).__name__}: {e}"}), file=answers, flush=True)
-    return 0
+def open_model(request: dict[str, Any]) -> Run:
+    """Compiles the file of a request and returns what runs it."""
+    return GpuModel(request["model"], request["inputs"], request["half"]).run
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(answer_tiles(sys.argv[1], open_model))

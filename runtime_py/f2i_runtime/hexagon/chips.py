@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from f2i_runtime.errors import UsageError
 
+FLOAT16 = "fp16"
+"""The precision in which an NPU computes what is not in integers."""
+
 
 @dataclass(frozen=True)
 class Chip:
