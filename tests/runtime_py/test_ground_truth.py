@@ -15,7 +15,7 @@ from f2i_runtime.validation.validate import validate
 from f2i_runtime.validation.validate_options import ValidateOptions
 from PIL import Image
 
-CROP = 160
+CROP = 64
 
 
 def pair(folder, chelsea, low, high):
