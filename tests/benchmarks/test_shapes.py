@@ -70,3 +70,19 @@ def test_the_built_in_shapes_are_shapes_and_a_wrong_one_is_named(tmp_path, capsy
         read_shapes(tmp_path / "shapes.json")
     assert main([str(tmp_path / "out"), "--images", str(tmp_path), "--shapes", str(tmp_path / "shapes.json")]) == 2
     assert "bad: unet does not say" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--images", "nowhere"), "nowhere: no such folder of photos"),
+        (("--images", "photos", "--set", "nowhere"), "nowhere/HR: no such folder of photos"),
+        (("--images", "photos", "--target", "toaster"), "toaster"),
+        (("--images", "photos", "--precision", "w4"), "precision 'w4' is not one that the NPU is estimated in"),
+    ],
+)
+def test_what_would_end_the_search_later_is_refused_before_it(options, arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not (tmp_path / "search").exists()

@@ -256,10 +256,13 @@ def test_nobody_came(tiny_bundle):
         (Selection("coreml", "fp32"), WebOptions(), "nothing for a browser"),
         (Selection(accelerator="hexagon"), WebOptions(), "got accelerator 'hexagon'"),
         (Selection(), WebOptions(lan=True, adb=True), "choose one"),
+        (Selection(), WebOptions(adb=True), "needs the adb command"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_fetched(tiny_bundle, monkeypatch, only, web, words):
     monkeypatch.setattr(web_runtimes, "_install", lambda *_: pytest.fail("fetched something"))
+    for name in ("PATH", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        monkeypatch.setenv(name, "")
     with pytest.raises(UsageError, match=words):
         run_bench(open_bundle(tiny_bundle), BenchOptions("web", only, web=web))
 

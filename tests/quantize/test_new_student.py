@@ -86,3 +86,9 @@ def test_what_is_no_shape_is_refused_in_one_line(case, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path / 'shape.json'}: ") and expected in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_is_called_a_shape(tmp_path, capsys):
+    assert main([str(tmp_path / "gone.json"), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "no such file; a shape is a JSON object with model, unet" in error and error.count("\n") == 1

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from f2i_runtime.errors import F2IError
 from f2i_runtime.files import write_json, write_text
+from f2i_runtime.photo.photo_listing import find_photos
 from f2i_runtime.records import Document, Record, read_document
+from f2i_runtime.targets import find_target
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -118,14 +120,14 @@ def built_in() -> dict[str, Shape]:
 
 def read_shapes(path: Path) -> dict[str, Shape]:
     """Returns the shapes of a file by name. Raises CheckpointError or UsageError naming the file and the first wrong key."""
-    from f2i_quantize.models.checkpoint_files import read_json
-    from f2i_quantize.train.new_student import shape_of
+    from f2i_quantize.train.new_student import read_shape_file, shape_of
 
-    return {name: shape_of(content, f"{path}: {name}") for name, content in read_json(path).items()}
+    return {name: shape_of(content, f"{path}: {name}") for name, content in read_shape_file(path).items()}
 
 
 def search(shapes: Mapping[str, Shape], options: SearchOptions) -> ShapeReport:
     """Returns the report of all shapes; those that an earlier run finished are not done again. Raises F2IError."""
+    _check(options)
     path, done = options.out / "shapes.json", {}
     if path.is_file():
         done = {row.key: row for row in read_document(path, ShapeReport, "the search for shapes").rows}
@@ -139,6 +141,20 @@ def search(shapes: Mapping[str, Shape], options: SearchOptions) -> ShapeReport:
         write_json(options.out / "quality.json", {r.checkpoint: round(r.psnr_y, 3) for r in report.rows})
         write_text(options.out / "shapes.md", table(report))
     return report
+
+
+def _check(options: SearchOptions) -> None:
+    """Raises UsageError for what would end the search after its first training: no photos, no benchmark, a target or a precision that cannot be had."""
+    find_photos(options.images)
+    if options.truth:
+        for side in ("HR", "LR"):
+            find_photos(options.truth / side)
+    if options.target:
+        find_target(options.target)
+    if options.precisions:
+        from f2i_bench.npu.estimate import EstimateOptions, check_options
+
+        check_options(EstimateOptions(options.precisions))
 
 
 def _key(shape: Shape, options: SearchOptions) -> str:

@@ -54,7 +54,14 @@ class Shape(BaseModel):
 
 def read_shape(path: Path) -> Shape:
     """Returns the shape in a JSON file. Raises CheckpointError or UsageError naming the file and the first wrong key."""
-    return shape_of(read_json(path), str(path))
+    return shape_of(read_shape_file(path), str(path))
+
+
+def read_shape_file(path: Path) -> dict[str, Any]:
+    """Returns the JSON object of a file of shapes. Raises UsageError where there is no such file, CheckpointError where it holds no JSON object."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; a shape is a JSON object with {', '.join(Shape.model_fields)}")
+    return read_json(path)
 
 
 def shape_of(content: Any, source: str) -> Shape:

@@ -51,7 +51,7 @@ def bench_web(
     """
     if options.adb and options.lan:
         raise UsageError("--adb and --lan are two ways to a phone; choose one")
-    variants = page_variants(bundle, only)
+    variants, phones = page_variants(bundle, only), _phones(options)
     host = lan_address() if options.lan else LOOPBACK
     tls, fingerprint = own_certificate(host) if options.https else (None, "")
     plan = make_plan(bundle, settings, only, runtime_folders(packages_of(variants), progress))
@@ -65,8 +65,8 @@ def bench_web(
         server = _listen(host, options, lambda address: WebServer(address, plan, sessions, token, tls))
         port = server.server_address[1]
         url = f"{'https' if tls else 'http'}://{'localhost' if options.adb else host}:{port}/{token}/"
-        with serving(server), _cable(options, port, url) as phones:
-            announce(_address(url, options, fingerprint, phones))
+        with serving(server), _cable(phones, port, url):
+            announce(_address(url, options, fingerprint, len(phones)))
             _wait(sessions, options, progress)
         found = sessions.all()
         if not found:
@@ -131,21 +131,25 @@ def _address(url: str, options: WebOptions, fingerprint: str, phones: int) -> Ad
     return Address(url, qr_lines(url), tuple(notes))
 
 
-@contextlib.contextmanager
-def _cable(options: WebOptions, port: int, url: str) -> Iterator[int]:
-    """Opens the page on every device that adb lists, whose own port of that number leads here until the end of the block. Yields how many there are."""
+def _phones(options: WebOptions) -> list[Phone]:
+    """Returns every device that adb lists, none without ``--adb``. Raises UsageError where it lists none: before anything is fetched or measured."""
     if not options.adb:
-        yield 0
-        return
+        return []
     adb = find_adb()
     phones = [Phone(adb, serial) for serial, state in connected(adb).items() if state == "device"]
     if not phones:
         raise UsageError("--adb: no usable device is attached; allow USB debugging on it, and look at `adb devices`")
+    return phones
+
+
+@contextlib.contextmanager
+def _cable(phones: Sequence[Phone], port: int, url: str) -> Iterator[None]:
+    """Opens the page on every phone, whose own port of that number leads here until the end of the block."""
     try:
         for phone in phones:
             phone.forward_here(port)
             phone.try_shell(f"am start -a android.intent.action.VIEW -d '{url}'")
-        yield len(phones)
+        yield
     finally:
         for phone in phones:
             phone.end_forward(port)
