@@ -167,6 +167,8 @@ class _Run:
         for name, p in self.weights.items():
             p.requires_grad_(not name.endswith("mask_token") and name.split("/")[0] not in options.freeze)
         trainee = Trainee(self.student, self.teacher, options).to(accelerator.device)
+        if options.compile:
+            trainee.student.compile()
         for pipeline in trainee._teacher:
             pipeline.to(accelerator.device)
         trained = [p for p in self.weights.values() if p.requires_grad]
@@ -223,7 +225,8 @@ class _Run:
         # On the CPU, flash attention's backward pass over the few tokens of a crop costs several times what plain attention does.
         attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
         with attention, torch.autocast(device.type, torch.bfloat16, enabled=self.options.amp):
-            losses: dict[str, Tensor] = self.trainee(lr.to(device), hr.to(device), self._noise(len(lr)))
+            images = (image.to(device, memory_format=torch.channels_last) for image in (lr, hr))
+            losses: dict[str, Tensor] = self.trainee(*images, self._noise(len(lr)))
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses["total"])
         norm = nn.utils.clip_grad_norm_(self.trained, self.options.clip)
