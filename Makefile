@@ -5,14 +5,15 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: bench-mil bench-npu bench-npu-truth bench-peers bench-scale docs first-look fuzz gpu-setup setup demo test test-slow check format mil-conformance clean
+.PHONY: lint mypy pyright bench-mil bench-npu bench-npu-truth bench-peers bench-scale docs first-look fuzz gpu-setup setup demo test test-slow check format mil-conformance clean
 
 setup: $(READY)
 
+# Python compiles what is imported; to compile all that is installed takes a minute.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -30,12 +31,17 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY)
+check: lint mypy pyright docs
+
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+mypy: $(READY)
 	$(BIN)/mypy
+
+pyright: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(MAKE) docs
 
 format: $(READY)
 	$(BIN)/ruff format .

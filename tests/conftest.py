@@ -60,12 +60,17 @@ def bundle_copy(tiny_bundle, tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_int8(tmp_path_factory):
-    """The tiny checkpoint quantized to w8a8 on four tiles of the sample photos."""
+    """The tiny checkpoint quantized to w8a8 on four tiles of the sample photos. Of several test processes the first makes it. Tests that change it copy it."""
     from f2i_quantize.ptq.quantize_job import QuantizeOptions, quantize_checkpoint
     from f2i_quantize.ptq.recipe import load_recipe
 
-    out = tmp_path_factory.mktemp("int8") / "tiny"
-    quantize_checkpoint(QuantizeOptions("tiny", load_recipe("w8a8").model_copy(update={"tiles": 4}), out))
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    out = root / "int8" / "tiny"
+    with filelock.FileLock(root / "int8.lock"):
+        if not out.exists():
+            quantize_checkpoint(QuantizeOptions("tiny", load_recipe("w8a8").model_copy(update={"tiles": 4}), out))
     return out
 
 

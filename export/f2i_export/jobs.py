@@ -48,10 +48,14 @@ class Job:
         """What a lowering makes."""
         return Variant(self.target, self.precision, self.accelerator)
 
+    @property
+    def toolchain(self) -> tuple[str, str, str]:
+        """What a child imports for it."""
+        return self.kind, self.target, kind_of(self.accelerator)
+
     def shares_child(self, other: Job) -> bool:
-        """Returns whether one child does both: they share a component, a target and a kind of accelerator."""
-        mine, theirs = ((job.component, job.target, job.kind, kind_of(job.accelerator)) for job in (self, other))
-        return mine == theirs
+        """Returns whether one child does both: they share a toolchain and a component."""
+        return (self.component, self.toolchain) == (other.component, other.toolchain)
 
     @property
     def label(self) -> str:

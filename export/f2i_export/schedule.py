@@ -26,6 +26,8 @@ from f2i_export.jobs import RESULT, WORKER, Job
 GIB = 1 << 30
 JOB_FOLDER = FolderKind("a finished job", lambda folder: ("*",) if re.fullmatch("[0-9a-f]{64}", folder.name) else None)
 """A folder in the cache is known by its name, a hash."""
+SMALL_BYTES = 64 << 20
+"""Weights of components that are lowered in one child."""
 WORKING = "export"
 """What a child's working folder in the cache is staged for."""
 
@@ -98,6 +100,7 @@ def run_jobs(
             group.append(job)
         else:
             queue.append([job])
+    join_small(queue, weight_bytes, 2 * parallel)
     running: list[_Child] = []
     try:
         while queue or running:
@@ -122,6 +125,19 @@ def run_jobs(
         for child in running:
             _end(child)
     return results
+
+
+def join_small(queue: list[list[Job]], weight_bytes: Callable[[Job], int], least: int) -> None:
+    """Join the groups of small components that share a toolchain, while ``least`` groups are left to keep all processes busy.
+
+    To import a toolchain takes longer than to lower a small component.
+    """
+    for group in list(queue):
+        for other in [g for g in queue if g is not group and g[0].toolchain == group[0].toolchain]:
+            small = sum(weight_bytes(jobs[0]) for jobs in (group, other)) <= SMALL_BYTES
+            if small and len(queue) > least and any(g is group for g in queue):
+                queue.remove(other)
+                group += other
 
 
 def _start(jobs: list[Job], needs: int, reference: Path | None, on_event: Callable[[Event], None]) -> _Child:

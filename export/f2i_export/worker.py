@@ -1,7 +1,7 @@
 """The child process of an export: ``python -m f2i_export.worker JOBS.json OUTPUT_DIR EVENTS_FD``.
 
-It does one or more jobs that share a component and a target, so that toolchains are imported, weights loaded and rewrites proved once for all
-precisions. Job ``i`` leaves its result in ``OUTPUT_DIR/i``. Everything printed goes to the log that the parent chose.
+It does one or more jobs that share a target, those of a component one after another, so that toolchains are imported once, and weights loaded and
+rewrites proved once for all precisions of a component. Job ``i`` leaves its result in ``OUTPUT_DIR/i``. Everything printed goes to the log that the parent chose.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Child:
-    """What the jobs of one child share. ``reference``: the reference job's result; ``scratch``: a folder for what precisions have in common."""
+    """What the jobs of one child share. ``reference``: the reference job's result; ``scratch``: a folder for what a component's precisions have in common."""
 
     reference: Path
     scratch: Path
-    lowering: Lowering | None = None
+    lowering: tuple[str, Lowering] | None = None
+    """The component that is being lowered, and what its precisions share."""
 
     def do(self, job: Job, folder: Path, stages: Stages) -> dict[str, object]:
         """Do one job, whose files go into ``folder``, and return its result. Toolchains are imported here, by the first job that needs them."""
@@ -44,8 +45,11 @@ class _Child:
         from f2i_export.component_lowering import Lowering, lower_component
 
         stages.begin("load")
-        self.lowering = self.lowering or Lowering(job, self.reference)
-        return lower_component(job, folder, self.scratch, stages, self.lowering)
+        if self.lowering is None or self.lowering[0] != job.component:
+            self.lowering = (job.component, Lowering(job, self.reference))
+        scratch = self.scratch / job.component
+        scratch.mkdir(exist_ok=True)
+        return lower_component(job, folder, scratch, stages, self.lowering[1])
 
 
 def main(arguments: list[str]) -> int:

@@ -74,7 +74,7 @@ def test_bootstrap_interval_covers_the_median():
     draw = np.random.default_rng(5)
     truth = 1e7 * np.exp(0.08 * 0.6744897501960817)  # the median of |N(0, 0.08)|, level 1
     covered = []
-    for _ in range(60):
+    for _ in range(30):
         s = summarize(rounds_of(draw, rounds=12, drift=0.03, spikes=0))
         covered.append(s.low <= truth <= s.high)
         assert s.low <= s.median <= s.high <= s.p90 * 1.5

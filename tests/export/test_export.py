@@ -35,6 +35,22 @@ def test_every_target_and_precision_is_there_and_verified(tiny_bundle):
         assert artifact.parity is not None and artifact.parity.sqnr_db is not None and artifact.parity.sqnr_db >= floor, artifact.path
 
 
+def test_small_components_share_a_child_while_every_process_has_work():
+    def queued(*targets):
+        return [[schedule.Job("lower", "c", "", 32, component, target)] for component in ("unet", "encoder") for target in targets]
+
+    def joined(queue, sizes, least):
+        schedule.join_small(queue, lambda job: sizes[job.component], least)
+        return [[f"{job.component} {job.target}" for job in group] for group in queue]
+
+    small = {"unet": 40 << 20, "encoder": 20 << 20}
+    whole = [["unet onnx", "encoder onnx"], ["unet tflite", "encoder tflite"]]
+    assert joined(queued("onnx", "tflite"), small, 2) == whole
+    assert joined(queued("onnx", "tflite"), small, 3) == [whole[0], ["unet tflite"], ["encoder tflite"]]
+    assert len(joined(queued("onnx", "tflite"), small, 4)) == 4
+    assert len(joined(queued("onnx", "tflite"), {"unet": 50 << 20, "encoder": 20 << 20}, 1)) == 4
+
+
 def test_executorch_is_one_partition_with_every_fallback_explained(tiny_bundle):
     artifacts = [a for a in open_bundle(tiny_bundle).manifest.artifacts if a.target == "executorch"]
     for artifact in artifacts:

@@ -13,6 +13,7 @@ def small_kl():
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
         latent_channels=4,
         norm_num_groups=4,
         sample_size=32,

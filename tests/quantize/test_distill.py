@@ -312,3 +312,14 @@ def test_options_that_cannot_be_are_named(folder, tmp_path, settings, message):
     with pytest.raises(UsageError) as caught:
         parse_options({"images": folder, "out": tmp_path / "x"}, settings)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_as_one_that_is_not(folder, tmp_path):
+    for name, compiled in (("plain", False), ("compiled", True)):
+        distill(options(folder, tmp_path / name, steps=4, amp=False, compile=compiled))
+    plain, compiled = (
+        [json.loads(line) for line in (tmp_path / f"{name}.run" / "log.jsonl").read_text().splitlines()] for name in ("plain", "compiled")
+    )
+    losses = [[line["total"] for line in lines if "total" in line] for lines in (plain, compiled)]
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=1e-3)

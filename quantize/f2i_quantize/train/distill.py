@@ -167,8 +167,6 @@ class _Run:
         for name, p in self.weights.items():
             p.requires_grad_(not name.endswith("mask_token") and name.split("/")[0] not in options.freeze)
         trainee = Trainee(self.student, self.teacher, options).to(accelerator.device)
-        if options.compile:
-            trainee.student.compile()
         for pipeline in trainee._teacher:
             pipeline.to(accelerator.device)
         trained = [p for p in self.weights.values() if p.requires_grad]

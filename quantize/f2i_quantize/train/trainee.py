@@ -6,6 +6,7 @@ as in Luhman and Luhman, arXiv 2101.02388, sec. 3).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -26,6 +27,7 @@ class Trainee(nn.Module):
     def __init__(self, student: F2IModel, teacher: F2IModel | None, options: DistillOptions) -> None:
         super().__init__()
         self.student = Pipeline(student, options.crop)
+        self.tensors: Callable[..., dict[str, Tensor]] = torch.compile(self.student.tensors) if options.compile else self.student.tensors
         # Kept out of the module tree: a teacher is never trained, saved or synchronised.
         self._teacher = (Pipeline(teacher, options.crop).eval(),) if teacher else ()
         self.weights = options.weights
@@ -39,7 +41,7 @@ class Trainee(nn.Module):
 
     def forward(self, lr: Tensor, hr: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the losses by name, with their weighted sum as ``total``. Images (n, 3, h, w) in [0, 1]; ``noise`` for models that start from it."""
-        tensors = self.student.tensors(lr, noise)
+        tensors = self.tensors(lr, noise)
         output = tensors["sr"].float()
         losses: dict[str, Tensor] = {}
         if self.aim == "photo":
