@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from f2i_bench.npu.npu_costs import NpuCost, npu_costs
+from f2i_runtime.bundle.graph_record import GraphRecord
 from f2i_runtime.bundle.manifest import Artifact, Delegation, Fallback
 from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.bundle.store import Bundle
@@ -30,6 +31,8 @@ class ArtifactRow(VariantRow):
     """Ops that stay outside the delegate."""
     npu: NpuRecord | None
     """For an artifact that is compiled for a chip's NPU: the chip, the compiler's version, and its estimate for another chip. Nothing of it was measured."""
+    graph: GraphRecord | None
+    """The largest value in the graph on the golden tiles, and the most axes, each with its place; null where the bundle is older than that."""
     ane: tuple[BrokenRule, ...] | None
     """Rules of the Neural Engine that the program breaks; null for other targets, and where coremltools is not installed."""
 
@@ -84,6 +87,7 @@ def _row(bundle: Bundle, artifact: Artifact, variant: Variant, delegation: Deleg
         needs=artifact.needs,
         fallbacks=delegation.fallbacks,
         npu=delegation.npu,
+        graph=artifact.delegation.graph,
         ane=ane_findings(bundle, artifact),
     )
 
@@ -95,6 +99,11 @@ def asked_lines(inspection: Inspection) -> list[str]:
         for row in inspection.artifacts
         if row.delegated_share is not None
     ]
+
+
+def graph_lines(inspection: Inspection) -> list[str]:
+    """Returns what no accelerator takes, for people: a line for each artifact and finding."""
+    return [f"{row.variant} {row.component}: {finding}" for row in inspection.artifacts if row.graph for finding in row.graph.findings()]
 
 
 def ane_lines(inspection: Inspection) -> list[str]:

@@ -12,6 +12,7 @@ from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import COMPONENT_PARTS, build_components
 from f2i_quantize.ptq.quantized import palettes, qdq_graph, read, stored_bytes
 from f2i_quantize.rewrites.capture import rewrite, rewrite_for_half
+from f2i_quantize.rewrites.graph_survey import survey, without_idle_shrinking
 from f2i_quantize.rewrites.passes import with_split_skips
 from f2i_runtime.bundle.manifest import CHUNKS, Delegation
 from f2i_runtime.engines import session as engines
@@ -34,6 +35,10 @@ LARGE = 20_000_000
 """Parameters of a component above which rewrites are proved on one tile."""
 SIMULATED_TILES = 1
 """Golden tiles on which the artifact of a simulated chip is compared, which takes seconds for each."""
+SURVEYED_TILES = 4
+"""Golden tiles on which the magnitudes of a graph's values are found."""
+KEEPS_FLOAT = "keep_fp32"
+"""The option that keeps ops in float32."""
 INFINITE = 1e30
 """What stands for an infinite or undefined error, which JSON cannot hold."""
 
@@ -80,6 +85,7 @@ class Lowering:
         if split not in self.rewritten:
             steps = with_split_skips(self.converter.rewrites) if split else self.converter.rewrites
             self.rewritten[split] = rewrite(self.component.module, steps, label, tiles, known)
+            without_idle_shrinking(self.rewritten[split].module, self.tiles[:SURVEYED_TILES])
         if job.precision == "fp16" or (target_of(job.variant).half_inside and job.precision != "fp32"):
             return rewrite_for_half(self.rewritten[split], self.component.module, self.converter.half_rewrites, label, tiles, known)
         return self.rewritten[split]
@@ -110,6 +116,9 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     """Write one artifact into ``out`` and return the figures of its graph and its error to the reference."""
     stages.begin("rewrite")
     rewritten = lowering.rewrite(job)
+    graph = survey(rewritten.module, lowering.tiles[:SURVEYED_TILES])
+    if _computes_half(job) and not graph.fits_half:
+        raise ToolchainError(component=job.component, target=job.target, stage="half precision", reason=graph.findings()[0])
     stages.begin("lower")
     path = out / f"{job.component}{target_of(job.variant).suffix}"
     delegation = _lower(job, path, scratch, lowering, rewritten)
@@ -124,10 +133,16 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
         check_size(job.component, job.target, stored_bytes(rewritten.module, job.component, quantized), written, delegation.ops)
     return {
         "path": path.name,
-        "delegation": delegation.model_dump(mode="json"),
+        "delegation": delegation.model_copy(update={"graph": graph}).model_dump(mode="json"),
         "rewrites": [r.model_dump(mode="json") for r in rewritten.records],
         "parity": lowering.parity(job, path),
     }
+
+
+def _computes_half(job: Job) -> bool:
+    """Whether an artifact computes in half precision, with no op kept in float32 by an option: then its values must fit."""
+    half = job.precision == "fp16" or (target_of(job.variant).half_inside and job.precision != "fp32")
+    return half and KEEPS_FLOAT not in dict(job.options)
 
 
 def _lower(job: Job, path: Path, scratch: Path, lowering: Lowering, rewritten: Rewritten) -> Delegation:

@@ -15,7 +15,14 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from f2i_quantize.ptq.qdq import OPS, SAME_VALUES
-from f2i_quantize.rewrites.passes import EVERYWHERE, explicit_group_norm, explicit_layer_norm, explicit_silu, pooled_group_norm
+from f2i_quantize.rewrites.passes import (
+    EVERYWHERE,
+    channels_last_upsample,
+    explicit_group_norm,
+    explicit_layer_norm,
+    explicit_silu,
+    pooled_group_norm,
+)
 from f2i_runtime.bundle.manifest import Delegation, Fallback
 from f2i_runtime.targets import INT8
 from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
@@ -189,7 +196,7 @@ def export_as_documented(program: Path, destination: Path) -> None:
 
 CONVERTER = Converter(
     lower,
-    (*EVERYWHERE, explicit_group_norm, pooled_group_norm, explicit_layer_norm, explicit_silu),
+    (*EVERYWHERE, channels_last_upsample, explicit_group_norm, pooled_group_norm, explicit_layer_norm, explicit_silu),
     takes_folded_weights=False,
     as_documented=export_as_documented,
 )

@@ -16,7 +16,7 @@ def inspect(bundle: BundleArgument, accelerator: OneAccelerator = None, as_json:
     from f2i_bench.npu.npu_costs import npu_notes
     from f2i_runtime.bundle.store import open_bundle
 
-    from f2i.inspection import ane_lines, asked_lines, inspect_bundle
+    from f2i.inspection import ane_lines, asked_lines, graph_lines, inspect_bundle
     from f2i.npu_view import npu_table
 
     opened = open_bundle(bundle)
@@ -32,7 +32,7 @@ def inspect(bundle: BundleArgument, accelerator: OneAccelerator = None, as_json:
     for a in inspection.artifacts:
         for fallback in a.fallbacks:
             out.print(f"{a.variant} {a.component}: {fallback.op}: {fallback.reason}")
-    for line in ane_lines(inspection):
+    for line in (*graph_lines(inspection), *ane_lines(inspection)):
         out.print(line)
     if inspection.npu:
         print_table(npu_table(inspection.npu))

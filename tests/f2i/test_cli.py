@@ -153,6 +153,18 @@ def test_missing_engine_package_names_the_install_command(tiny_bundle, tmp_path)
     fails(subprocess.run(command, capture_output=True, text=True, cwd=ROOT), 2, "onnxruntime", "pip install 'f2i-mobile[run-onnx]'")
 
 
+def test_inspect_names_the_place_that_no_accelerator_takes(bundle_copy):
+    written = json.loads((bundle_copy / "manifest.json").read_text())
+    graph = next(a for a in written["artifacts"] if (a["target"], a["precision"], a["component"]) == ("onnx", "fp32", "unet"))[
+        "delegation"
+    ]["graph"]
+    assert graph["deepest"]["value"] <= 4 and graph["largest"]["value"] < 16376
+    graph["largest"] |= {"op": "aten.mul.Tensor", "where": "mid_block.norm", "value": 20000.0}
+    (bundle_copy / "manifest.json").write_text(json.dumps(written))
+    lines = [line for line in f2i("inspect", bundle_copy).stdout.splitlines() if "half precision" in line]
+    assert len(lines) == 1 and lines[0].startswith("onnx/fp32 unet: aten.mul.Tensor in mid_block.norm reaches 20,000 on the golden tiles")
+
+
 def test_toolchain_failure_names_component_target_stage_and_log(cache, tmp_path):
     """A converter that breaks (its module cannot be imported) ends as exit code 3 with the log's path."""
     (tmp_path / "onnxscript").mkdir()

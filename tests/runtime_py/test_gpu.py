@@ -7,14 +7,16 @@ import sys
 import numpy as np
 import pytest
 from f2i_export.export_options import ExportOptions, check_request
-from f2i_runtime.bundle.store import load_array, open_bundle
+from f2i_export.write_bundle import export_bundle
+from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.engines.run_gpu import delegation, open_session
 from f2i_runtime.errors import BundleError, ToolchainError, UsageError
 from f2i_runtime.gpu.drivers import Driver, has_gpu
 from f2i_runtime.gpu.gpu_child import GpuChild, GpuFile, Refusal, read_refusals, seconds
-from f2i_runtime.metrics.fidelity import ErrorSums
 from f2i_runtime.pipeline import choose_variant
 from f2i_runtime.targets import Selection, Variant, opened_as, stored_as, target_of
+from f2i_runtime.validation.validate import validate
+from f2i_runtime.validation.validate_options import ValidateOptions
 from gpu_files import FiveAxes, Squares, convert, needs_driver
 from typer.testing import CliRunner
 
@@ -35,21 +37,6 @@ def software(monkeypatch, tmp_path):
     """The pinned drivers, whatever the machine has, and a place for logs."""
     monkeypatch.setenv("F2I_GPU", "software")
     monkeypatch.setenv("F2I_CACHE", str(tmp_path / "cache"))
-
-
-def sqnr(bundle, variant, component):
-    """SQNR in dB of one component on the first golden tile."""
-    manifest = bundle.manifest
-    call = next(c for c in manifest.dataflow if c.component == component)
-    tensors = manifest.golden[0].tensors
-    shapes = {name: tuple(spec.shape) for name, spec in manifest.components[component].inputs.items()}
-    path = bundle.artifact_path(manifest.artifact(component, variant))
-    session = open_session(path, component=component, inputs=shapes, accelerator=variant.accelerator)
-    output = session.run({a: load_array(bundle.check(tensors[t])) for a, t in call.inputs.items()})
-    session.close()
-    sums = ErrorSums()
-    sums.update(load_array(bundle.check(tensors[call.result])), output)
-    return sums.sqnr_db(), session.engine
 
 
 def test_a_gpu_opens_the_cpu_s_artifacts():
@@ -104,11 +91,24 @@ def test_a_gpu_that_must_not_be_used_is_none(monkeypatch):
 
 
 @needs_driver
-@pytest.mark.parametrize(("precision", "limit"), [("fp32", 90.0), ("fp16", 45.0)])
-def test_the_encoder_on_the_gpu_in_float32(software, tiny_bundle, precision, limit):
-    found, engine = sqnr(open_bundle(tiny_bundle), Variant("tflite", precision, "gpu_fp32"), "feature_encoder")
-    assert found >= limit
-    assert "SwiftShader" in engine and engine.endswith("float32, software (numerics only)")
+def test_the_whole_model_passes_its_gates_on_the_gpu_in_float32(software, tiny_bundle):
+    report = validate(open_bundle(tiny_bundle), ValidateOptions(accelerator="gpu_fp32", tiles=1, photos=1))
+    assert [g.id for g in report.gates if not g.passed] == []
+    floors = {"fp32": 90.0, "fp16": 45.0}
+    assert {(row.precision, row.component) for row in report.components} == {(p, c) for p in floors for c in ("feature_encoder", "unet")}
+    assert all(row.sqnr_db >= floors[row.precision] for row in report.components)
+    assert all("SwiftShader" in row.engine and row.engine.endswith("float32, software (numerics only)") for row in report.components)
+
+
+@needs_driver
+@pytest.mark.slow
+def test_nano_passes_its_gates_in_half_precision(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("F2I_GPU", "software")
+    bundle = export_bundle(ExportOptions("nano", tmp_path / "nano", ("tflite",), ("fp32", "fp16")))
+    report = validate(bundle, ValidateOptions(accelerator="gpu_fp16", tiles=1, photos=1))
+    assert [g.id for g in report.gates if not g.passed] == [] and len(report.components) == 4
+    assert all(row.sqnr_db >= 45 for row in report.components)
+    assert all("half precision" in row.engine for row in report.components)
 
 
 @needs_driver

@@ -24,8 +24,11 @@ from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers im
 from f2i_quantize.models.norms import ChannelAffine
 from f2i_quantize.models.whole_model import Denoiser, FeatureEncoder, time_embeddings
 from f2i_quantize.rewrites.phone_modules import (
+    MIDDLE,
     BakedEmbeddings,
+    Centred,
     ChannelGroupNorm,
+    ChannelsLastUpsample,
     ExplicitDinoAttention,
     ExplicitGroupNorm,
     ExplicitLayerNorm,
@@ -113,13 +116,13 @@ def bake_position_embedding(module: nn.Module) -> int:
 
 
 def fold_pixel_normalization(module: nn.Module) -> int:
-    """(pixel − mean)/std becomes part of the patch convolution, which has no padding, so the fold is exact."""
+    """(pixel − mean)/std becomes part of the patch convolution, which has no padding, so the fold is exact; the image keeps values around zero."""
     count = 0
     for encoder in [m for m in module.modules() if isinstance(m, FeatureEncoder)]:
         patch = encoder.backbone.embeddings.patch_embeddings.projection
-        patch.bias = frozen(patch.bias + (patch.weight * encoder.offset).sum((1, 2, 3)))
+        patch.bias = frozen(patch.bias + (patch.weight * (encoder.offset + encoder.gain * MIDDLE)).sum((1, 2, 3)))
         patch.weight = frozen(patch.weight * encoder.gain)
-        encoder.normalize = False
+        encoder.normalize, encoder.resize = False, Centred(encoder.resize)
         count += 1
     return count
 
@@ -158,6 +161,11 @@ def subpixel_upsample(module: nn.Module) -> int:
         )
 
     return _replace(module, fits, lambda m: SubpixelUpsample(m.conv))
+
+
+def channels_last_upsample(module: nn.Module) -> int:
+    """The pixel shuffle becomes concatenations (LiteRT and XNNPACK, which hold channels last)."""
+    return _replace(module, lambda m: type(m) is SubpixelUpsample, ChannelsLastUpsample)
 
 
 def explicit_attention(module: nn.Module) -> int:

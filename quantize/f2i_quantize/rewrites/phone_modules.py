@@ -13,26 +13,47 @@ from transformers import Dinov2Model, Dinov2WithRegistersModel
 
 from f2i_quantize.models.whole_model import unet_with_embedding
 
+MIDDLE = 0.5
+"""The middle of the range of an image's values; see :class:`Centred`."""
+SHRINK = 1 / 8
+"""What is squared in a norm is made smaller by this first: half precision ends at 65,504, the square of 256, and encoders have values of 600."""
+QUARTER = 1 / 4
+"""So much of the variance, and of ε, is what the root is taken of. The whole of it leaves half precision where values of 256 are usual; of a 64th, as the
+squares are, ε = 1e-6 would be zero in half precision, and so would be what a row of equal values is divided by. The inverse of the root is then twice too
+large. All are powers of two, so that nothing is rounded."""
 
-class ExplicitGroupNorm(nn.Module):
+
+class ExplicitNorm(nn.Module):
+    """What the explicit spellings of normalisation share: ε, and squares that stay inside half precision (:data:`SHRINK`, :data:`QUARTER`)."""
+
+    def __init__(self, norm: nn.GroupNorm | nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        # Tensors, not numbers: in half precision a number becomes a float32 constant and a cast that no delegate takes.
+        for name, value in (("eps", norm.eps * QUARTER), ("shrink", SHRINK), ("grow", QUARTER / SHRINK**2), ("root", QUARTER**0.5)):
+            self.register_buffer(name, torch.full((1, 1, 1, 1), value), persistent=False)
+
+    def inverse_deviation(self, squares: Tensor) -> Tensor:
+        """Returns 1/√(variance + ε) for the squares of shrunk values, over the last two axes."""
+        return torch.rsqrt(squares.mean((-1, -2), keepdim=True) * self.grow + self.eps) * self.root
+
+
+class ExplicitGroupNorm(ExplicitNorm):
     """Group normalisation as mean, subtract, multiply, rsqrt on (n, groups, channels/groups, positions).
 
     XNNPACK has no group norm; its mean takes rank 4 and the last two axes. Source: Wu and He, arXiv 1803.08494, eq. 1-4.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
+        super().__init__(norm)
         self.groups = norm.num_groups
-        self.weight, self.bias = norm.weight, norm.bias
-        # A tensor, not a number: in half precision a number becomes a float32 constant and a cast that no delegate takes.
-        self.register_buffer("eps", torch.full((1, 1, 1, 1), norm.eps), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         n, c = x.shape[:2]
         grouped = x.reshape(n, self.groups, c // self.groups, -1)
         centred = grouped - grouped.mean((-1, -2), keepdim=True)
-        variance = (centred * centred).mean((-1, -2), keepdim=True)
-        scaled = (centred * torch.rsqrt(variance + self.eps)).reshape(x.shape)
+        small = centred * self.shrink
+        scaled = (centred * self.inverse_deviation(small * small)).reshape(x.shape)
         affine = (1, c) + (1,) * (x.dim() - 2)
         return scaled * self.weight.reshape(affine) + self.bias.reshape(affine)
 
@@ -46,7 +67,8 @@ class ScaledGroupNorm(nn.Module):
 
     def __init__(self, norm: ExplicitGroupNorm) -> None:
         super().__init__()
-        self.groups, self.weight, self.bias, self.eps = norm.groups, norm.weight, norm.bias, norm.eps
+        self.groups, self.weight, self.bias = norm.groups, norm.weight, norm.bias
+        self.register_buffer("eps", norm.eps / QUARTER, persistent=False)
         self.register_buffer("least", torch.full((1, 1, 1, 1), 1e-4), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,10 +95,12 @@ class ChannelGroupNorm(nn.Module):
 
     def __init__(self, norm: ExplicitGroupNorm, pooled: bool) -> None:
         super().__init__()
-        self.groups, self.pooled = norm.groups, pooled
+        self.groups, self.pooled, self.shrinks = norm.groups, pooled, True
         self.weight, self.bias = norm.weight, norm.bias
+        for name in ("shrink", "grow", "root"):
+            self.register_buffer(name, getattr(norm, name), persistent=False)
         # One value per channel brings a group's value to its channels. Were all the same, LiteRT's converter would make of it an op that no delegate takes.
-        eps = norm.eps.detach().expand(1, self.groups, norm.weight.numel() // self.groups, 1).clone()
+        eps = norm.eps.detach().expand(1, norm.groups, norm.weight.numel() // norm.groups, 1).clone()
         eps[0, 0, 0, 0] = torch.nextafter(eps[0, 0, 0, 0], torch.tensor(torch.inf, dtype=eps.dtype))
         self.register_buffer("eps", eps, persistent=False)
 
@@ -86,14 +110,22 @@ class ChannelGroupNorm(nn.Module):
         image = x if x.dim() == 4 else x.reshape(n, c, -1, 1)
         mean = self._mean(image)
         centred = image - mean
-        variance = self._mean(centred * centred).reshape(grouped)
+        small = centred * self.shrink if self.shrinks else centred
+        squares = self._mean(small * small).reshape(grouped)
         mean = mean.reshape(grouped)
         offset = mean - mean.mean((-1, -2), keepdim=True)
-        variance = (variance + offset * offset).mean((-1, -2), keepdim=True)
-        gain = torch.rsqrt(variance + self.eps) * self.weight.reshape((1, *grouped[1:]))
+        apart = offset * self.shrink
+        variance = (squares + apart * apart).mean((-1, -2), keepdim=True) * self.grow
+        gain = torch.rsqrt(variance + self.eps) * self.root * self.weight.reshape((1, *grouped[1:]))
         shift = offset * gain + self.bias.reshape((1, *grouped[1:]))
         result = centred * gain.reshape(single) + shift.reshape(single)
         return result if x.dim() == 4 else result.reshape(x.shape)
+
+    def without_shrinking(self) -> None:
+        """From now on squares are taken of the values as they are: one product a value less, where that stays inside half precision."""
+        self.shrinks = False
+        for name, value in (("shrink", 1.0), ("grow", QUARTER)):
+            self.register_buffer(name, torch.full((1, 1, 1, 1), value), persistent=False)
 
     def _mean(self, x: Tensor) -> Tensor:
         if not self.pooled:
@@ -109,22 +141,20 @@ def _window(side: int) -> int:
     return max((k for k in divisors if 1 < k <= 16), default=next((k for k in divisors if k > 1), 1))
 
 
-class ExplicitLayerNorm(nn.Module):
+class ExplicitLayerNorm(ExplicitNorm):
     """Layer normalisation over the last axis as mean, subtract, multiply, rsqrt. Source: Ba et al., arXiv 1607.06450, eq. 3.
 
     Tokens go to the batch axis, so that to reduce the last two axes needs no transposition, whichever way round an engine holds images.
     """
 
     def __init__(self, norm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-        self.register_buffer("eps", torch.full((1, 1, 1, 1), norm.eps), persistent=False)
+        super().__init__(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, 1, 1, x.shape[-1])
         centred = rows - rows.mean((-1, -2), keepdim=True)
-        variance = (centred * centred).mean((-1, -2), keepdim=True)
-        scaled = (centred * torch.rsqrt(variance + self.eps)).reshape(x.shape)
+        small = centred * self.shrink
+        scaled = (centred * self.inverse_deviation(small * small)).reshape(x.shape)
         return scaled * self.weight + self.bias
 
 
@@ -145,6 +175,8 @@ class SubpixelUpsample(nn.Module):
 
     Each output pixel of the pair sees only 2×2 distinct inputs, so the four phases' kernels are sums of the 3×3 kernel's taps: 4/9 of the products,
     and no resize op. Equivalent to "sub-pixel convolution" of Shi et al., arXiv 1609.07009, sec. 3, with weights given in closed form.
+
+    The shuffle is spelled in four axes at most, which is what GPU delegates take: two transpositions that move one axis each, first for columns, then for rows.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -153,11 +185,31 @@ class SubpixelUpsample(nn.Module):
 
     def forward(self, x: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         _, _, h, w = x.shape
+        phases = torch.cat(self.convolved(x), 1)
+        c = phases.shape[1] // 4
+        rows = phases.reshape(2, 2, c * h, w).permute(0, 2, 3, 1).reshape(2, c, h, 2 * w)
+        return rows.permute(1, 2, 0, 3).reshape(1, c, 2 * h, 2 * w)
+
+    def convolved(self, x: Tensor) -> list[Tensor]:
+        """Returns the four phases' outputs: row 0 column 0, row 0 column 1, row 1 column 0, row 1 column 1."""
         # Phase (row, column) reads its pixel and the neighbour above or below, left or right: zeros are padded on that side only.
         pads = [(1 - column, column, 1 - row, row) for row in (0, 1) for column in (0, 1)]
-        phases = torch.cat([phase(functional.pad(x, pad)) for phase, pad in zip(self.phases, pads, strict=True)], 1)
-        c = phases.shape[1] // 4
-        return phases.reshape(2, 2, c, h, w).permute(2, 3, 0, 4, 1).reshape(1, c, 2 * h, 2 * w)
+        return [phase(functional.pad(x, pad)) for phase, pad in zip(self.phases, pads, strict=True)]
+
+
+class ChannelsLastUpsample(SubpixelUpsample):
+    """:class:`SubpixelUpsample` for engines that hold channels last, where neighbours in a row are neighbours in memory: concatenations alone."""
+
+    def __init__(self, upsample: SubpixelUpsample) -> None:
+        nn.Module.__init__(self)
+        self.phases = upsample.phases
+
+    def forward(self, x: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        _, _, h, w = x.shape
+        phases = self.convolved(x)
+        c = phases[0].shape[1]
+        rows = [torch.cat(phases[k : k + 2], 1).permute(0, 2, 3, 1).reshape(1, h, 2 * w, c) for k in (0, 2)]
+        return torch.cat(rows, 2).reshape(1, 2 * h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 class ExplicitAttention(nn.Module):
@@ -215,6 +267,22 @@ class BakedEmbeddings(nn.Module):
         patches = self.patch_embeddings.projection(pixel_values)
         patches = patches.reshape(1, patches.shape[1], -1).transpose(1, 2)
         return torch.cat([self.prefix, patches + self.position], 1)
+
+
+class Centred(nn.Module):
+    """A resize of an RGB image in [0, 1] that gives values around zero, because its rows add up to one.
+
+    A GPU in half precision adds up a patch convolution's hundreds of products in half precision. Of an image that is all above zero the sum passes values that
+    are far from where it ends: 43 dB of a small encoder, where centred values leave 57.
+    """
+
+    def __init__(self, resize: nn.Module) -> None:
+        super().__init__()
+        self.resize = resize
+        self.register_buffer("middle", torch.full((1, 1, 1, 1), MIDDLE), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.resize(image - self.middle)
 
 
 class ExplicitSiLU(nn.Module):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from f2i_runtime.bundle.graph_record import GraphRecord
 from f2i_runtime.bundle.npu_record import NpuRecord
 from f2i_runtime.errors import BundleError, UsageError
 from f2i_runtime.targets import CPU, EVERYTHING, FLOAT, Selection, Variant, kind_of, opened_as, stored_as, target_of, targets
@@ -149,8 +150,8 @@ class Delegation(Record):
     delegated_share: float | None = Field(default=None, ge=0, le=1)
     partitions: int | None = Field(default=None, ge=0)
     fallbacks: tuple[Fallback, ...] = ()
-    npu: NpuRecord | None = None
-    """For an artifact that is compiled for a chip's NPU."""
+    npu: NpuRecord | None = None  # of an artifact that is compiled for a chip's NPU
+    graph: GraphRecord | None = None  # what the lowered program asks of an accelerator; older bundles do not say
 
 
 class Parity(Record):
