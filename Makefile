@@ -9,11 +9,10 @@ READY := $(VENV)/.ready
 
 setup: $(READY)
 
-# Python compiles what is imported; to compile all that is installed takes a minute.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
