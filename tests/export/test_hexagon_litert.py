@@ -159,9 +159,10 @@ def test_a_bundle_holds_it_and_its_record(cache, tmp_path):
 
 
 def compilers(word=""):
-    """Running compilers of LiteRT that work in a folder whose path has ``word`` in it."""
+    """Running compilers of LiteRT that work in a folder whose path has ``word`` in it; one that has ended and waits to be collected does not run."""
     found = []
-    for process in psutil.process_iter(["name", "cwd"]):
-        if process.info["name"].startswith("apply_plugin") and word in (process.info["cwd"] or ""):
+    for process in psutil.process_iter(["name", "cwd", "status"]):
+        ours = process.info["name"].startswith("apply_plugin") and word in (process.info["cwd"] or "")
+        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
