@@ -119,10 +119,10 @@ compile_dispatch(CompileRequest("toy/sm8750", Path({str(source)!r}), "fp16", fin
     done = subprocess.run([sys.executable, "-c", program], timeout=120, env={**os.environ, "F2I_CACHE": str(own_cache)}, check=False)
     assert done.returncode == 9 and not (tmp_path / "out.tflite").exists()
     for _ in range(200):
-        if not compilers(str(own_cache)):
+        if not working_in(own_cache):
             break
         time.sleep(0.05)
-    assert compilers(str(own_cache)) == []
+    assert working_in(own_cache) == []
     compile_dispatch(request(source), tmp_path / "out.tflite")
     assert left(own_cache) == []
 
@@ -158,11 +158,18 @@ def test_a_bundle_holds_it_and_its_record(cache, tmp_path):
         assert artifact.parity.sqnr_db > 45 and "simulator (numerics only)" in artifact.parity.engine
 
 
-def compilers(word=""):
-    """Running compilers of LiteRT that work in a folder whose path has ``word`` in it; one that has ended and waits to be collected does not run."""
-    found = []
-    for process in psutil.process_iter(["name", "cwd", "status"]):
-        ours = process.info["name"].startswith("apply_plugin") and word in (process.info["cwd"] or "")
-        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+def compilers():
+    """Running compilers of LiteRT."""
+    return [process for process in running() if process.info["name"].startswith("apply_plugin")]
+
+
+def working_in(folder):
+    """Running processes that work in the folder or name it: between fork and exec a compiler is as its parent."""
+    return [process for process in running() if str(folder) in " ".join((process.info["cwd"] or "", *(process.info["cmdline"] or ())))]
+
+
+def running():
+    """Processes; one that has ended and waits to be collected does not run."""
+    return [
+        process for process in psutil.process_iter(["name", "cwd", "cmdline", "status"]) if process.info["status"] != psutil.STATUS_ZOMBIE
+    ]

@@ -13,7 +13,7 @@ from f2i_bench.devices.web.web_server import WebServer, serving
 from f2i_bench.devices.web.web_sessions import Sessions
 from f2i_runtime.bundle.store import open_bundle
 from f2i_runtime.targets import Selection
-from repository import F2I
+from repository import F2I, heeding_ctrl_c
 
 QUICK = Settings(warmup=1, runs=6, rounds=3, seconds=1.0, threads=(1,))
 ARRIVAL = {
@@ -62,15 +62,8 @@ class Command:
 def command(*arguments):
     """The command, listening; killed in the end if it still runs."""
     line = [F2I, "bench", *map(str, arguments), "--device", "web"]
-    process = subprocess.Popen(
-        line,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A suite that a shell runs in the background has Ctrl-C ignored, and its children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    with heeding_ctrl_c():
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started = None
     try:
         started = Command(process)

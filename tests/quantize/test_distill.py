@@ -19,7 +19,7 @@ from f2i_quantize.train.losses import TokenDistance, feature_l1, fft_l1, token_l
 from f2i_quantize.train.prune import initialise_from, kept
 from f2i_runtime.errors import CheckpointError, UsageError
 from PIL import Image
-from repository import F2I, ROOT
+from repository import F2I, ROOT, heeding_ctrl_c
 from skimage import data as photos
 from transformers import Dinov2Config, Dinov2Model
 
@@ -267,29 +267,11 @@ def test_a_perceptual_stage_trains_on_what_a_dinov2_sees(folder, tmp_path):
 def test_the_command_trains_stops_on_ctrl_c_and_goes_on(folder, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [F2I, "distill", "--images", str(folder), "--out", str(tmp_path / "out"), "--student", "tiny"]
-    command += [
-        "--steps",
-        "80",
-        "--batch",
-        "2",
-        "--crop",
-        "32",
-        "--set",
-        "holdout=1",
-        "--set",
-        "evaluation_tile=32",
-        "--set",
-        "save_every=5",
-    ]
-    command += ["--set", "device=cpu", "--set", "evaluate_every=40"]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    command += ["--steps", "40", "--batch", "2", "--crop", "32"]
+    for setting in ("holdout=1", "evaluation_tile=32", "save_every=5", "device=cpu", "evaluate_every=20"):
+        command += ["--set", setting]
+    with heeding_ctrl_c():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out.run" / "state").is_dir() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -314,10 +296,21 @@ def test_options_that_cannot_be_are_named(folder, tmp_path, settings, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_compiling_without_a_compiler_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UsageError, match="there is no C\\+\\+ compiler 'no-such-compiler'; install one"):
+        distill(options(folder, tmp_path / "x", compile=True))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
-def test_a_compiled_student_learns_as_one_that_is_not(folder, tmp_path):
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_compiled_student_learns_as_one_that_is_not(folder, tmp_path, taught):
+    checkpoint.save(presets.build("tiny", 5), tmp_path / "teacher")
     for name, compiled in (("plain", False), ("compiled", True)):
-        distill(options(folder, tmp_path / name, steps=4, amp=False, compile=compiled))
+        distill(
+            options(folder, tmp_path / name, steps=4, amp=False, compile=compiled, teacher=str(tmp_path / "teacher") if taught else None)
+        )
     plain, compiled = (
         [json.loads(line) for line in (tmp_path / f"{name}.run" / "log.jsonl").read_text().splitlines()] for name in ("plain", "compiled")
     )
