@@ -101,9 +101,10 @@ def asked_lines(inspection: Inspection) -> list[str]:
     ]
 
 
-def graph_lines(inspection: Inspection) -> list[str]:
-    """Returns what no accelerator takes, for people: a line for each artifact and finding."""
-    return [f"{row.variant} {row.component}: {finding}" for row in inspection.artifacts if row.graph for finding in row.graph.findings()]
+def graph_lines(bundle: Bundle) -> list[str]:
+    """Returns what accelerators do not take of a bundle's graphs, for people: a line for each artifact and finding."""
+    graphs = [(f"{a.variant} {a.component}", a.delegation.graph) for a in bundle.manifest.artifacts]
+    return [f"{name}: {finding}" for name, graph in graphs if graph for finding in graph.findings()]
 
 
 def ane_lines(inspection: Inspection) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 
 from plain_markdown import plain
 
@@ -21,9 +22,9 @@ def python_page() -> str:
     return "\n".join(["# From Python", "", markdown(inspect.getdoc(api) or ""), "", CLOSING, *sections])
 
 
-def function_section(name: str, function: object) -> str:
+def function_section(name: str, function: Callable[..., object]) -> str:
     """Returns the Markdown section of one function: its signature and its docstring."""
-    signature = inspect.signature(function)  # type: ignore[arg-type]
+    signature = inspect.signature(function)
     parameters = [f"        {spelt(parameter)}," for parameter in signature.parameters.values()]
     keyword = next((i for i, p in enumerate(signature.parameters.values()) if p.kind is p.KEYWORD_ONLY), None)
     if keyword is not None:

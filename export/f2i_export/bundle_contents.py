@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from f2i_quantize.ptq.quantization_record import recipe_record
 from f2i_runtime import __version__
@@ -20,6 +20,7 @@ from f2i_runtime.bundle.manifest import (
     ModelRecord,
     OverlapRecord,
     Parity,
+    Precision,
     RewriteRecord,
     Stage,
     TensorSpec,
@@ -117,7 +118,7 @@ def _artifact(job: Job, result: dict[str, Any], root: Path, place: Path) -> Arti
     return Artifact(
         component=job.component,
         target=job.target,
-        precision=job.precision,  # type: ignore[arg-type]
+        precision=cast("Precision", job.precision),
         accelerator=job.accelerator,
         path=path.relative_to(root).as_posix(),
         files=files,
@@ -165,6 +166,6 @@ def _model_record(plan: ExportPlan, config: dict[str, Any]) -> ModelRecord:
 
 
 def _tensor(name: str, shape: list[int]) -> TensorSpec:
-    layout = {4: "NCHW", 3: "NTC", 2: "NC"}[len(shape)]
+    layouts: dict[int, Literal["NCHW", "NTC", "NC"]] = {4: "NCHW", 3: "NTC", 2: "NC"}
     bounded = (0.0, 1.0) if name in {"lr", "sr"} else None
-    return TensorSpec(shape=tuple(shape), layout=layout, range=bounded)  # type: ignore[arg-type]
+    return TensorSpec(shape=tuple(shape), layout=layouts[len(shape)], range=bounded)

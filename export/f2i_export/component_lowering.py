@@ -12,7 +12,7 @@ from f2i_quantize.models import checkpoint
 from f2i_quantize.models.whole_model import COMPONENT_PARTS, build_components
 from f2i_quantize.ptq.quantized import palettes, qdq_graph, read, stored_bytes
 from f2i_quantize.rewrites.capture import rewrite, rewrite_for_half
-from f2i_quantize.rewrites.graph_survey import survey, without_idle_shrinking
+from f2i_quantize.rewrites.graph_survey import spare_idle_shrinking, survey
 from f2i_quantize.rewrites.passes import with_split_skips
 from f2i_runtime.bundle.manifest import CHUNKS, Delegation
 from f2i_runtime.engines import session as engines
@@ -27,18 +27,17 @@ from f2i_export.qdq_programs import golden_cases
 from f2i_export.stages import Stages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from f2i_quantize.ptq.quantized import PaletteLayer, Quantized
     from f2i_quantize.rewrites.capture import Rewritten
+    from f2i_runtime.bundle.graph_record import GraphRecord
     from torch import nn
 
 LARGE = 20_000_000
-"""Parameters of a component above which rewrites are proved on one tile."""
+"""Parameters of a component above which rewrites are proved, and values found, on one tile."""
 SIMULATED_TILES = 1
 """Golden tiles on which the artifact of a simulated chip is compared, which takes seconds for each."""
-SURVEYED_TILES = 4
-"""Golden tiles on which the magnitudes of a graph's values are found."""
-KEEPS_FLOAT = "keep_fp32"
-"""The option that keeps ops in float32."""
 INFINITE = 1e30
 """What stands for an infinite or undefined error, which JSON cannot hold."""
 
@@ -55,7 +54,13 @@ class Lowering:
         """By whether skip concatenations are split."""
         self.quantizations: dict[str, Quantized] = {}
         """By precision."""
+        self.surveys: dict[nn.Module, GraphRecord] = {}
+        """By rewritten module, which float and int8 share."""
         self.converter = load_converter(job.target, job.accelerator)
+        # One pass of a large decoder takes a minute; its artifact is compared on all tiles in any case.
+        large = sum(p.numel() for p in self.component.module.parameters()) > LARGE
+        self.proving = self.tiles[:1] if large else self.tiles
+        """The golden tiles that rewrites are proved on, and a graph's values are found on."""
 
     def quantized(self, job: Job) -> Quantized | None:
         """The quantization of the job's precision, read once; None for float."""
@@ -76,19 +81,24 @@ class Lowering:
 
     def rewrite(self, job: Job) -> Rewritten:
         """The component's module as the job's target and precision want it."""
-        # One pass of a large decoder takes a minute; its artifact is compared on all tiles in any case.
-        tiles = self.tiles[:1] if sum(p.numel() for p in self.component.module.parameters()) > LARGE else self.tiles
+        tiles = self.proving
         known = [torch.from_numpy(expected) for _, expected in self.cases][: len(tiles)]
         label = f"{job.component}/{job.target}"
         quantized = self.quantized(job)
         split = quantized is not None and quantized.recipe.split_skips
         if split not in self.rewritten:
             steps = with_split_skips(self.converter.rewrites) if split else self.converter.rewrites
+            steps = (*steps, spare_idle_shrinking(tiles))
             self.rewritten[split] = rewrite(self.component.module, steps, label, tiles, known)
-            without_idle_shrinking(self.rewritten[split].module, self.tiles[:SURVEYED_TILES])
         if job.precision == "fp16" or (target_of(job.variant).half_inside and job.precision != "fp32"):
             return rewrite_for_half(self.rewritten[split], self.component.module, self.converter.half_rewrites, label, tiles, known)
         return self.rewritten[split]
+
+    def survey(self, rewritten: Rewritten) -> GraphRecord:
+        """What the rewritten module asks of an accelerator."""
+        if rewritten.module not in self.surveys:
+            self.surveys[rewritten.module] = survey(rewritten.module, self.proving)
+        return self.surveys[rewritten.module]
 
     def parity(self, job: Job, path: Path) -> dict[str, object] | None:
         """The written file's error to the reference on the golden tiles; None where no engine on this machine can run it."""
@@ -116,9 +126,7 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
     """Write one artifact into ``out`` and return the figures of its graph and its error to the reference."""
     stages.begin("rewrite")
     rewritten = lowering.rewrite(job)
-    graph = survey(rewritten.module, lowering.tiles[:SURVEYED_TILES])
-    if _computes_half(job) and not graph.fits_half:
-        raise ToolchainError(component=job.component, target=job.target, stage="half precision", reason=graph.findings()[0])
+    graph = lowering.survey(rewritten)
     stages.begin("lower")
     path = out / f"{job.component}{target_of(job.variant).suffix}"
     delegation = _lower(job, path, scratch, lowering, rewritten)
@@ -137,12 +145,6 @@ def lower_component(job: Job, out: Path, scratch: Path, stages: Stages, lowering
         "rewrites": [r.model_dump(mode="json") for r in rewritten.records],
         "parity": lowering.parity(job, path),
     }
-
-
-def _computes_half(job: Job) -> bool:
-    """Whether an artifact computes in half precision, with no op kept in float32 by an option: then its values must fit."""
-    half = job.precision == "fp16" or (target_of(job.variant).half_inside and job.precision != "fp32")
-    return half and KEEPS_FLOAT not in dict(job.options)
 
 
 def _lower(job: Job, path: Path, scratch: Path, lowering: Lowering, rewritten: Rewritten) -> Delegation:
@@ -173,7 +175,7 @@ def _lower(job: Job, path: Path, scratch: Path, lowering: Lowering, rewritten: R
         raise ToolchainError(component=job.component, target=job.target, stage="lower", reason=f"{type(e).__name__}: {e}") from e
 
 
-def _finite(figure: object) -> float | None:
-    """Returns a figure as a number that JSON can hold. Properties and methods are read alike; infinite and undefined values become null."""
-    value = float(figure() if callable(figure) else figure)  # type: ignore[arg-type]
+def _finite(figure: Callable[[], float]) -> float | None:
+    """Returns a figure as a number that JSON can hold: infinite and undefined values become null."""
+    value = float(figure())
     return value if value == value and abs(value) != float("inf") else None

@@ -107,7 +107,7 @@ def run_jobs(
             free = psutil.virtual_memory().available
             while queue and len(running) < parallel:
                 first = queue[0][0]
-                needs = needed_bytes(first, weight_bytes(first))
+                needs = max(needed_bytes(job, weight_bytes(job)) for job in queue[0])
                 if running and needs > free - sum(c.needs for c in running) // 2:
                     break
                 if needs > free and not os.environ.get("F2I_IGNORE_MEMORY"):
@@ -132,10 +132,14 @@ def join_small(queue: list[list[Job]], weight_bytes: Callable[[Job], int], least
 
     To import a toolchain takes longer than to lower a small component.
     """
+
+    def weigh(group: list[Job]) -> int:
+        return sum({job.component: weight_bytes(job) for job in group}.values())
+
     for group in list(queue):
-        for other in [g for g in queue if g is not group and g[0].toolchain == group[0].toolchain]:
-            small = sum(weight_bytes(jobs[0]) for jobs in (group, other)) <= SMALL_BYTES
-            if small and len(queue) > least and any(g is group for g in queue):
+        for other in list(queue):
+            alike = other is not group and other[0].toolchain == group[0].toolchain
+            if alike and group in queue and len(queue) > least and weigh(group) + weigh(other) <= SMALL_BYTES:
                 queue.remove(other)
                 group += other
 

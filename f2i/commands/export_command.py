@@ -73,15 +73,19 @@ def export(
         )
         bundle = export_bundle(request, steps.event)
     print_table(artifact_table(bundle))
-    _tell_npu(bundle)
+    _tell_accelerators(bundle)
 
 
-def _tell_npu(bundle: Bundle) -> None:
-    """Prints what the bundle's variants for an NPU would cost there, and under whose licence its compiler was used."""
+def _tell_accelerators(bundle: Bundle) -> None:
+    """Prints what accelerators do not take of the graphs, what the variants for an NPU would cost there, and under whose licence its compiler was used."""
     from f2i_bench.npu.npu_costs import npu_costs, npu_notes
     from f2i_runtime.hexagon.qnn_provider import find_wheel, licence_line
 
+    from f2i.inspection import graph_lines
     from f2i.npu_view import npu_table
+
+    for line in graph_lines(bundle):
+        err.print(line, style="yellow")
 
     costs = npu_costs(bundle)
     if costs:

@@ -32,7 +32,7 @@ def inspect(bundle: BundleArgument, accelerator: OneAccelerator = None, as_json:
     for a in inspection.artifacts:
         for fallback in a.fallbacks:
             out.print(f"{a.variant} {a.component}: {fallback.op}: {fallback.reason}")
-    for line in (*graph_lines(inspection), *ane_lines(inspection)):
+    for line in (*graph_lines(opened), *ane_lines(inspection)):
         out.print(line)
     if inspection.npu:
         print_table(npu_table(inspection.npu))

@@ -43,7 +43,11 @@ def test_small_components_share_a_child_while_every_process_has_work():
         schedule.join_small(queue, lambda job: sizes[job.component], least)
         return [[f"{job.component} {job.target}" for job in group] for group in queue]
 
+    def parts(*components):
+        return [[schedule.Job("lower", "c", "", 32, component, "onnx")] for component in components]
+
     small = {"unet": 40 << 20, "encoder": 20 << 20}
+    assert joined(parts("unet", "encoder", "codec"), small | {"codec": 20 << 20}, 1) == [["unet onnx", "encoder onnx"], ["codec onnx"]]
     whole = [["unet onnx", "encoder onnx"], ["unet tflite", "encoder tflite"]]
     assert joined(queued("onnx", "tflite"), small, 2) == whole
     assert joined(queued("onnx", "tflite"), small, 3) == [whole[0], ["unet tflite"], ["encoder tflite"]]

@@ -61,7 +61,7 @@ def test_a_validation_runs_one_golden_tile_and_the_page_shows_the_estimate(npu_b
     assert {(row.accelerator, row.tiles) for row in report.components} == {("hexagon_sm8750", 1)}
     [photo] = report.photos
     assert photo.image == f"{npu_bundle.manifest.golden[0].name}, one tile" and photo.latency_ratio is None
-    assert [step for step in seen if step[0] == "onnx/fp16/hexagon_sm8750 on the simulator"][-1][1:] == (8, 8)
+    assert [step for step in seen if step[0] == "onnx/fp16/hexagon_sm8750 in software"][-1][1:] == (8, 8)
     page = render(npu_bundle, report, images, command=["f2i", "validate", "bundle"])
     assert SOURCE.replace("'", "&#39;") in page and "simulator (numerics only)" in page and "data:image/svg+xml;base64," in page
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from f2i_quantize.models.whole_model import Resize
-from f2i_quantize.rewrites.graph_survey import survey, without_idle_shrinking
+from f2i_quantize.rewrites.graph_survey import spare_idle_shrinking, survey
 from f2i_quantize.rewrites.phone_modules import (
     Centred,
     ChannelGroupNorm,
@@ -62,7 +62,7 @@ def test_values_are_made_smaller_only_where_their_squares_leave_half_precision()
     for largest, spared in ((600.0, 0), (40.0, 1)):
         found, x = ChannelGroupNorm(ExplicitGroupNorm(norm), pooled=True), image(0.0).clamp(-30, 30)
         x[0, 3, 5, 5] = largest
-        assert without_idle_shrinking(nn.Sequential(found), [[x]]) == spared and found.shrinks == (not spared)
+        assert spare_idle_shrinking([[x]])(nn.Sequential(found)) == spared and found.shrinks == (not spared)
         expected = norm(x)
         assert torch.allclose(found(x), expected, atol=1e-5)
         assert survey(found, [[x]]).fits_half

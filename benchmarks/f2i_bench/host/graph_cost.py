@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.fx.node import Node, map_arg
@@ -45,7 +46,7 @@ def _node_flops(node: Node) -> int:
     if mode is None:
         return 0
     with mode, FlopCounterMode(display=False) as counter:
-        node.target(*arguments, **keywords)  # type: ignore[operator]
+        cast("torch._ops.OpOverload", node.target)(*arguments, **keywords)
     return int(counter.get_total_flops())
 
 

@@ -102,7 +102,7 @@ def _component(subject: Subject, name: str, estimate: CompilerEstimate) -> Compo
         component=name,
         calls=part.calls,
         parameters=part.parameters,
-        **estimate.milliseconds,  # type: ignore[arg-type]
+        **estimate.milliseconds,
         ddr_read_bytes=estimate.read_bytes,
         ddr_write_bytes=estimate.write_bytes,
         vtcm_fill_bytes=estimate.fill_bytes,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 MICROSECONDS = "Simulated (Accelerator exec time us)"
 LOWER = "Simulated (Accelerator exec time us (lower estimate))"
@@ -15,6 +16,14 @@ PER_MS = 1000
 """Microseconds in a millisecond."""
 VALUE = 2
 """The column of a row that holds its figure; the last one holds its name."""
+
+
+class Milliseconds(TypedDict):
+    """The time of one run between the compiler's two bounds, under the names that the records of estimates have for it."""
+
+    ms: float
+    ms_lower: float
+    ms_upper: float
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,8 @@ class CompilerEstimate:
     uncosted_names: tuple[str, ...]
 
     @property
-    def milliseconds(self) -> dict[str, float]:
-        """The time under the names that the records of estimates have for it."""
+    def milliseconds(self) -> Milliseconds:
+        """The time, for a record."""
         return {"ms": self.microseconds / PER_MS, "ms_lower": self.lower / PER_MS, "ms_upper": self.upper / PER_MS}
 
 

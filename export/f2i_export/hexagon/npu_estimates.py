@@ -39,7 +39,7 @@ def _estimate(component: str, graph: Path, precision: str) -> NpuEstimate | None
         print(e)  # noqa: T201 — the log of the export's child
         return None
     return NpuEstimate(
-        **made.milliseconds,  # type: ignore[arg-type]
+        **made.milliseconds,
         chip=chip.name,
         htp=chip.htp,
         ddr_read_bytes=made.read_bytes,

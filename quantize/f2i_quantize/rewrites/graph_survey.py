@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from f2i_quantize.rewrites.capture import Tiles
+from f2i_quantize.rewrites.passes import Rewrite
 from f2i_quantize.rewrites.phone_modules import ChannelGroupNorm
 
 MOST = 1e30
@@ -61,31 +62,32 @@ def survey(module: nn.Module, tiles: Tiles) -> GraphRecord:
     return GraphRecord(largest=watcher.largest, deepest=watcher.deepest)
 
 
-@torch.no_grad()
-def without_idle_shrinking(module: nn.Module, tiles: Tiles) -> int:
-    """Spares the group norms whose squares fit half precision on ``tiles``, with the margin, to make their values smaller first; returns how many.
+def spare_idle_shrinking(tiles: Tiles) -> Rewrite:
+    """Returns the rewrite that spares the group norms whose squares fit half precision on ``tiles``, with the margin, to make their values smaller first.
 
     That product is as large as the image, and costs a CPU some percent of the whole.
     """
-    norms = [m for m in module.modules() if isinstance(m, ChannelGroupNorm) and m.shrinks]
-    largest = dict.fromkeys(norms, 0.0)
 
-    def see(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        # Whatever a mean is taken of lies between the extremes, and no difference of two values is larger than that of the extremes.
-        low, high = torch.aminmax(given[0])
-        largest[norm] = max(largest[norm], float(high - low))  # type: ignore[index]
+    def spare_idle_shrinking(module: nn.Module) -> int:
+        norms = [m for m in module.modules() if isinstance(m, ChannelGroupNorm) and m.shrinks]
+        spreads: dict[nn.Module, float] = dict.fromkeys(norms, 0.0)
 
-    hooks = [norm.register_forward_pre_hook(see) for norm in norms]
-    try:
-        for tile in tiles:
-            module(*tile)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    idle = [norm for norm, spread in largest.items() if spread**2 * MARGIN <= HALF_LARGEST]
-    for norm in idle:
-        norm.without_shrinking()
-    return len(idle)
+        def see(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+            # Whatever a mean is taken of lies between the extremes, and no difference of two values is larger than that of the extremes.
+            low, high = torch.aminmax(given[0])
+            spreads[norm] = max(spreads[norm], float(high - low))
+
+        with contextlib.ExitStack() as hooks:
+            for norm in norms:
+                hooks.callback(norm.register_forward_pre_hook(see).remove)
+            for tile in tiles if norms else ():
+                module(*tile)
+        idle = [norm for norm in norms if spreads[norm] ** 2 * MARGIN <= HALF_LARGEST]
+        for norm in idle:
+            norm.without_shrinking()
+        return len(idle)
+
+    return spare_idle_shrinking
 
 
 @contextlib.contextmanager
@@ -95,11 +97,11 @@ def _named(module: nn.Module, stack: list[str]) -> Iterator[None]:
     def entering(name: str) -> Callable[..., None]:
         return lambda *_: stack.append(name)
 
-    hooks = []
-    for name, child in module.named_modules():
-        hooks += [child.register_forward_pre_hook(entering(name)), child.register_forward_hook(lambda *_: stack.pop() and None)]
-    try:
+    def leaving(*_: object) -> None:
+        stack.pop()
+
+    with contextlib.ExitStack() as hooks:
+        for name, child in module.named_modules():
+            hooks.callback(child.register_forward_pre_hook(entering(name)).remove)
+            hooks.callback(child.register_forward_hook(leaving).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

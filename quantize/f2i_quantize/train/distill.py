@@ -37,7 +37,7 @@ from f2i_quantize.models.checkpoint_files import CHECKPOINT_FOLDER
 from f2i_quantize.models.differentiable import step_noise
 from f2i_quantize.models.whole_model import F2IModel
 from f2i_quantize.train.crops import CropDataset, PhotoSet, batches, read_folder
-from f2i_quantize.train.distill_options import DistillOptions
+from f2i_quantize.train.distill_options import DistillOptions, check_compiler
 from f2i_quantize.train.freeze_norms import freeze_norms
 from f2i_quantize.train.held_out import score_photos, upscaled_by
 from f2i_quantize.train.prune import initialise_from
@@ -133,6 +133,8 @@ def distill(options: DistillOptions, progress: Callable[[DistillProgress], None]
     from accelerate import Accelerator
 
     _check_output(options)
+    if options.compile:
+        check_compiler()
     # Autocast is entered by the run itself: accelerate keeps its precision for the whole process, and one process may train several models.
     accelerator = Accelerator(mixed_precision="no", cpu=options.device == "cpu", step_scheduler_with_optimizer=False)
     return _Run(options, accelerator, progress).run()

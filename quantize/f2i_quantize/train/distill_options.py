@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -143,3 +146,10 @@ def parse_options(given: dict[str, Any], settings: Sequence[str]) -> DistillOpti
         name = ".".join(map(str, first["loc"]))
         known = f"; options are {', '.join(DistillOptions.model_fields)}" if first["type"] == "extra_forbidden" else ""
         raise UsageError(f"option {name} is {first['input']!r}: {first['msg']}{known}") from e
+
+
+def check_compiler() -> None:
+    """Raises UsageError where torch would find no C++ compiler: it looks for ``$CXX``, else for g++, on macOS for clang++."""
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(compiler) is None:
+        raise UsageError(f"option compile: there is no C++ compiler {compiler!r}; install one, name another in CXX, or leave compile out")

@@ -67,7 +67,7 @@ class Counted:
 
 
 def count_runs(pipeline: Pipeline, truth: ReferenceRun, progress: Progress) -> None:
-    """Makes every run of the pipeline's components report ``progress``: a validation on a simulator takes minutes."""
+    """Makes every run of the pipeline's components report ``progress``: a validation on a simulator, or on a GPU's software driver, takes minutes."""
     calls = len(pipeline.bundle.manifest.dataflow)
     stitched = sum(photo_plan(pipeline.bundle, *crop.lr.shape[:2]).count for crop in truth.crops)
     total, done = calls * (len(truth.tiles) + stitched + SANITY_RUNS), 0
@@ -75,7 +75,7 @@ def count_runs(pipeline: Pipeline, truth: ReferenceRun, progress: Progress) -> N
     def tick() -> None:
         nonlocal done
         done += 1
-        progress(f"{pipeline.variant} on the simulator", min(done, total), total)
+        progress(f"{pipeline.variant} in software", min(done, total), total)
 
     for name, session in pipeline.sessions.items():
         pipeline.sessions[name] = Counted(session, session.engine, tick)
