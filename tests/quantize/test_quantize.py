@@ -42,7 +42,7 @@ def test_checkpoint_holds_int8_weights_and_says_where_they_came_from(tiny_int8):
         len(i["sha256"]) == 64 for i in calibration["images"]
     )
     int8 = [name for name, rule in found.rules.items() if rule.weights == "int8"]
-    assert len(int8) > 50 and all(found.tensors[f"{name}.weight"].dtype == torch.int8 for name in int8)
+    assert len(int8) > 40 and all(found.tensors[f"{name}.weight"].dtype == torch.int8 for name in int8)
 
 
 def test_qdq_graph_is_what_was_simulated_and_holds_every_layer_of_the_recipe(tiny_int8):

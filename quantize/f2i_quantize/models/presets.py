@@ -32,9 +32,10 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         ModelConfig(name="tiny", tile=32, base="bicubic"),
         {
+            # As few of each kind of block as there can be: every operation costs time in every test that exports.
             "block_out_channels": (8, 16),
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "up_block_types": ("UpBlock2D", "UpBlock2D"),
             "layers_per_block": 1,
             "norm_num_groups": 4,
             "attention_head_dim": 2,
@@ -111,7 +112,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 PARAMETERS: dict[str, dict[str, int]] = {
-    "tiny": {"feature_encoder": 12_128, "unet": 68_584},
+    "tiny": {"feature_encoder": 12_128, "unet": 56_648},
     "nano": {"feature_encoder": 988_032, "unet": 4_937_548},
     "pico": {"feature_encoder": 226_896, "unet": 1_156_540},
     "mobile": {"feature_encoder": 21_777_792, "unet": 29_016_752},
