@@ -12,16 +12,21 @@ import pytest
 import torch
 from f2i_quantize.models import checkpoint, presets
 from f2i_quantize.models.differentiable import Pipeline
+from f2i_quantize.train.compiled import check_gradients
 from f2i_quantize.train.distill import DistillOptions, distill, learning_rate
 from f2i_quantize.train.distill_options import parse_options
 from f2i_quantize.train.encoder_distill import EncoderOptions, distill_encoder, distill_encoder_checkpoint, load_encoder
 from f2i_quantize.train.losses import TokenDistance, feature_l1, fft_l1, token_loss
 from f2i_quantize.train.prune import initialise_from, kept
-from f2i_runtime.errors import CheckpointError, UsageError
+from f2i_quantize.train.trainee import Trainee
+from f2i_runtime.errors import CheckpointError, ToolchainError, UsageError
 from PIL import Image
 from repository import F2I, ROOT, heeding_ctrl_c
 from skimage import data as photos
 from transformers import Dinov2Config, Dinov2Model
+
+DYNAMO = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a .functools.lru_cache.:UserWarning")
+"""What torch says of diffusers' code while it compiles it."""
 
 
 @pytest.fixture(scope="module")
@@ -303,14 +308,61 @@ def test_compiling_without_a_compiler_is_refused(folder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_compiled_student_whose_gradients_are_others_is_refused():
+    """No loss shows it: what is compiled computes the same and teaches nothing below the first level."""
+    model = presets.build("tiny", 3)
+    student, lr = Pipeline(model, 32), torch.rand(1, 3, 32, 32)
+    for weight in student.parameters():
+        weight.requires_grad_(True)
+
+    def cut(*inputs):
+        def parted(_, given, named):
+            return given, named | {"hidden_states": named["hidden_states"].detach()}
+
+        hook = model.unet.up_blocks[-1].register_forward_pre_hook(parted, with_kwargs=True)
+        try:
+            return student.tensors(*inputs)
+        finally:
+            hook.remove()
+
+    before = [weight.detach().clone() for weight in student.parameters()]
+    check_gradients(student.tensors, student.tensors, list(student.parameters()), (lr, None))
+    with pytest.raises(
+        ToolchainError, match=r"compiling of the student failed: \d+ of \d+ gradients are others than .*; train with compile=false"
+    ):
+        check_gradients(cut, student.tensors, list(student.parameters()), (lr, None))
+    assert all(torch.equal(weight, old) for weight, old in zip(student.parameters(), before, strict=True))
+
+
+def test_blocks_of_a_compiled_student_are_not_compared(folder, tmp_path):
+    """What a hook keeps of a compiled model has no gradient."""
+    checkpoint.save(presets.build("tiny", 5), tmp_path / "teacher")
+    with pytest.raises(UsageError, match="give --set weights[.]feature=0, or leave it out"):
+        distill(options(folder, tmp_path / "x", compile=True, teacher=str(tmp_path / "teacher")))
+    assert not (tmp_path / "x.run").exists()
+
+
 @pytest.mark.slow
+@DYNAMO
+@pytest.mark.parametrize("preset", ["tiny", "nano"])
+def test_a_compiled_student_has_the_gradients_of_one_that_is_not(folder, tmp_path, preset):
+    """In bfloat16 with channels last, as training has it: torch once compiled an interpolation whose backward pass gave zero."""
+    trainee = Trainee(presets.build(preset, 3), None, options(folder, tmp_path / "x", compile=True))
+    for weight in trainee.parameters():
+        weight.requires_grad_(True)
+    lr = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        trainee.check(lr, None)
+
+
+@pytest.mark.slow
+@DYNAMO
 @pytest.mark.parametrize("taught", [False, True])
 def test_a_compiled_student_learns_as_one_that_is_not(folder, tmp_path, taught):
     checkpoint.save(presets.build("tiny", 5), tmp_path / "teacher")
+    more = {"teacher": str(tmp_path / "teacher"), "weights": {"feature": 0}} if taught else {}
     for name, compiled in (("plain", False), ("compiled", True)):
-        distill(
-            options(folder, tmp_path / name, steps=4, amp=False, compile=compiled, teacher=str(tmp_path / "teacher") if taught else None)
-        )
+        distill(options(folder, tmp_path / name, steps=4, amp=False, compile=compiled, **more))
     plain, compiled = (
         [json.loads(line) for line in (tmp_path / f"{name}.run" / "log.jsonl").read_text().splitlines()] for name in ("plain", "compiled")
     )

@@ -36,8 +36,9 @@ from f2i_quantize.models import checkpoint, checkpoint_files
 from f2i_quantize.models.checkpoint_files import CHECKPOINT_FOLDER
 from f2i_quantize.models.differentiable import step_noise
 from f2i_quantize.models.whole_model import F2IModel
+from f2i_quantize.train.compiled import check_compiler
 from f2i_quantize.train.crops import CropDataset, PhotoSet, batches, read_folder
-from f2i_quantize.train.distill_options import DistillOptions, check_compiler
+from f2i_quantize.train.distill_options import DistillOptions
 from f2i_quantize.train.freeze_norms import freeze_norms
 from f2i_quantize.train.held_out import score_photos, upscaled_by
 from f2i_quantize.train.prune import initialise_from
@@ -182,6 +183,7 @@ class _Run:
             start_anew(self.folder)
         if self.main and trainee.aim == "teacher" and self.teacher:
             self.validation = upscaled_by(self.teacher, self.validation, tile=options.evaluation_tile, device=accelerator.device)
+        self.unchecked = options.compile
         self.trainee: Any = accelerator.prepare_model(trainee)
         self.trained = trained
 
@@ -225,8 +227,12 @@ class _Run:
         # On the CPU, flash attention's backward pass over the few tokens of a crop costs several times what plain attention does.
         attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
         with attention, torch.autocast(device.type, torch.bfloat16, enabled=self.options.amp):
-            images = (image.to(device, memory_format=torch.channels_last) for image in (lr, hr))
-            losses: dict[str, Tensor] = self.trainee(*images, self._noise(len(lr)))
+            lr, hr = (image.to(device, memory_format=torch.channels_last) for image in (lr, hr))
+            noise = self._noise(len(lr))
+            if self.unchecked:
+                self.accelerator.unwrap_model(self.trainee).check(lr, noise)
+                self.unchecked = False
+            losses: dict[str, Tensor] = self.trainee(lr, hr, noise)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses["total"])
         norm = nn.utils.clip_grad_norm_(self.trained, self.options.clip)

@@ -6,14 +6,15 @@ as in Luhman and Luhman, arXiv 2101.02388, sec. 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
+from f2i_runtime.errors import UsageError
 from torch import Tensor, nn
 
 from f2i_quantize.models.differentiable import Pipeline, step_noise
 from f2i_quantize.models.whole_model import F2IModel
+from f2i_quantize.train.compiled import Tensors, check_gradients, compiled
 from f2i_quantize.train.distill_options import DistillOptions
 from f2i_quantize.train.encoder_distill import load_encoder
 from f2i_quantize.train.losses import BlockOutputs, TokenDistance, feature_l1, fft_l1
@@ -27,7 +28,6 @@ class Trainee(nn.Module):
     def __init__(self, student: F2IModel, teacher: F2IModel | None, options: DistillOptions) -> None:
         super().__init__()
         self.student = Pipeline(student, options.crop)
-        self.tensors: Callable[..., dict[str, Tensor]] = torch.compile(self.student.tensors) if options.compile else self.student.tensors
         # Kept out of the module tree: a teacher is never trained, saved or synchronised.
         self._teacher = (Pipeline(teacher, options.crop).eval(),) if teacher else ()
         self.weights = options.weights
@@ -36,8 +36,17 @@ class Trainee(nn.Module):
         both = teacher is not None and len(teacher.config.steps) == len(student.config.steps)
         self.taps = BlockOutputs(student.unet) if both and options.weights.feature else None
         self.teacher_taps = BlockOutputs(teacher.unet) if both and teacher and options.weights.feature else None
+        if options.compile and self.taps:
+            raise UsageError(
+                "option compile: the blocks of a student that is compiled cannot be compared with the teacher's; give --set weights.feature=0, or leave it out"
+            )
+        self.tensors: Tensors = compiled(self.student) if options.compile else self.student.tensors
         self.perceptual = TokenDistance(load_encoder(options.perceptual), student.config) if options.perceptual else None
         self.latents = teacher is not None and bool(options.weights.latent) and same_latents(student, teacher)
+
+    def check(self, lr: Tensor, noise: Tensor | None) -> None:
+        """Raises ToolchainError where the compiled student's gradients at a batch are not the student's."""
+        check_gradients(self.tensors, self.student.tensors, list(self.student.parameters()), (lr, noise))
 
     def forward(self, lr: Tensor, hr: Tensor, noise: Tensor | None = None) -> dict[str, Tensor]:
         """Returns the losses by name, with their weighted sum as ``total``. Images (n, 3, h, w) in [0, 1]; ``noise`` for models that start from it."""
