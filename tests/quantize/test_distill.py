@@ -337,7 +337,7 @@ def test_a_compiled_student_whose_gradients_are_others_is_refused():
 def test_blocks_of_a_compiled_student_are_not_compared(folder, tmp_path):
     """What a hook keeps of a compiled model has no gradient."""
     checkpoint.save(presets.build("tiny", 5), tmp_path / "teacher")
-    with pytest.raises(UsageError, match="give --set weights[.]feature=0, or leave it out"):
+    with pytest.raises(UsageError, match=r"give --set weights[.]feature=0, or leave it out"):
         distill(options(folder, tmp_path / "x", compile=True, teacher=str(tmp_path / "teacher")))
     assert not (tmp_path / "x.run").exists()
 
