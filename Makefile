@@ -12,7 +12,9 @@ setup: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile $(PIP_ARGS) -e '.[dev]'
+	# pip compiles with one processor. Some packages hold templates that are not Python.
+	PYTHONWARNINGS=ignore $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $(READY)
 
 demo: $(READY)
