@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from f2i_runtime.errors import F2IError
+from f2i_runtime.mil.format.coremltools_import import in_our_process
 
 from f2i.commands.bench_command import bench
 from f2i.commands.demo_command import demo
@@ -54,6 +55,7 @@ def _setup(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show t
 def main() -> NoReturn:
     """Runs the command. Every error that we raise on purpose ends as one line on stderr and its exit code."""
     prepare_streams()
+    in_our_process()
     try:
         if (
             app(expanded(sys.argv[1:]), standalone_mode=False) == INTERRUPTED

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,9 +148,11 @@ def lint(path: Path) -> list[LintFinding]:
 
 
 def _need_coremltools() -> None:
-    for package in ("coremltools", "torch"):
+    from f2i_runtime.mil.format.coremltools_import import import_coremltools
+
+    for package, load in (("coremltools", import_coremltools), ("torch", lambda: import_module("torch"))):
         try:
-            __import__(package)
+            load()
         except ImportError as error:
             raise MissingPackageError(package, "running a Core ML package", "run-coreml") from error
 

@@ -14,6 +14,7 @@ from typing import Any
 from f2i_runtime.errors import MilError, MissingPackageError, UsageError
 from f2i_runtime.hub_layout import stays_inside
 from f2i_runtime.mil.format.blob import WeightFile
+from f2i_runtime.mil.format.coremltools_import import import_coremltools
 from f2i_runtime.text_files import decode_text
 
 MAX_MANIFEST_BYTES = 1 << 20
@@ -73,6 +74,7 @@ def confine(root: Path, name: str, where: str) -> Path:
 def read_spec(path: Path) -> Any:
     """The ``Model`` message in the file ``path``; raises :class:`MilError` when it is not one, or not an ML Program."""
     try:
+        import_coremltools()
         from coremltools.proto import Model_pb2
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
     except ImportError as error:
