@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from f2i_quantize.models.config import CODEC, ENCODER, PROJECTOR, UNET, ModelConfig, PixelCodecConfig, ProjectorConfig
+from f2i_quantize.models.config import CODEC, ENCODER, PROJECTOR, UNET, ModelConfig, PixelCodecConfig, ProjectorConfig, Step
 from f2i_quantize.models.geometry import codec_channels
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ PRESETS: dict[str, Preset] = {
         PIXEL_2X,
     ),
     "paper": Preset(
-        ModelConfig(name="paper", tile=256, feature_ratio=1.75, steps=({"timestep": 999.0, "keep": 1.0, "add": -1.0},)),  # type: ignore[arg-type]
+        ModelConfig(name="paper", tile=256, feature_ratio=1.75, steps=(Step(timestep=999.0, keep=1.0, add=-1.0),)),
         {
             "block_out_channels": (224, 448, 896, 896),
             "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),

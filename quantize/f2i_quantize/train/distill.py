@@ -21,7 +21,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,15 +223,14 @@ class _Run:
         rate = learning_rate(self.options, self.state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        device = self.accelerator.device
-        # On the CPU, flash attention's backward pass over the few tokens of a crop costs several times what plain attention does.
-        attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-        with attention, torch.autocast(device.type, torch.bfloat16, enabled=self.options.amp):
-            lr, hr = (image.to(device, memory_format=torch.channels_last) for image in (lr, hr))
-            noise = self._noise(len(lr))
-            if self.unchecked:
+        lr, hr = (image.to(self.accelerator.device, memory_format=torch.channels_last) for image in (lr, hr))
+        noise = self._noise(len(lr))
+        if self.unchecked:
+            # In a context of its own: autocast keeps the weights that it has cast until it is left.
+            with self._arithmetic():
                 self.accelerator.unwrap_model(self.trainee).check(lr, noise)
-                self.unchecked = False
+            self.unchecked = False
+        with self._arithmetic():
             losses: dict[str, Tensor] = self.trainee(lr, hr, noise)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(losses["total"])
@@ -241,6 +240,14 @@ class _Run:
         self.state.step += 1
         self.average.update(self.state.step)
         return {name: float(loss.detach()) for name, loss in losses.items()} | {"gradient_norm": float(norm)}
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        device = self.accelerator.device.type
+        # On the CPU, flash attention's backward pass over the few tokens of a crop costs several times what plain attention does.
+        attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else contextlib.nullcontext()
+        with attention, torch.autocast(device, torch.bfloat16, enabled=self.options.amp):
+            yield
 
     def _noise(self, count: int) -> Tensor | None:
         position = self.state.step * self.accelerator.num_processes + self.accelerator.process_index
